@@ -120,14 +120,17 @@ class Classifier:
             raise ModelError(f"{self.name} has no class {str(class_)[:80]}: its {count} classes are 0 to {count - 1}.")
         return index
 
-    def _count_classes(self) -> int:
+    def as_batch(self, *tensors: Tensor) -> Tensor:
+        """Stack preprocessed pictures (3, H, W) to (B, 3, H, W), on the network's device and of its type."""
         like = next((tensor for tensor in _tensors_of(self.model) if tensor.is_floating_point()), torch.empty(0))
-        blank = torch.zeros(1, *self.input_size, device=like.device, dtype=like.dtype)
+        return torch.stack(tensors).to(like)
+
+    def _count_classes(self) -> int:
         if getattr(self.model, "num_classes", None) == 0:
             raise ModelError(f"{self.name} is timm's feature extractor: make it with num_classes, and train it.")
         try:
             with torch.no_grad():
-                output = self.model(blank)
+                output = self.model(self.as_batch(torch.zeros(self.input_size)))
         except Exception as error:
             raise ModelError(
                 f"{self.name} fails on a blank picture of shape {self.input_size} ({_reason(error)}); "

@@ -602,6 +602,16 @@ def test_input_size_can_be_given() -> None:
     assert classifier.preprocess(noise_picture(300, 200))[0].shape == classifier.input_size == (3, 48, 64)
 
 
+@pytest.mark.parametrize(("dtype", "device"), [(torch.float64, "cpu"), (torch.bfloat16, "meta")])
+def test_batches_are_of_the_type_of_the_network_and_where_it_is(dtype: torch.dtype, device: str) -> None:
+    classifier = Classifier(small_network().to(device, dtype).eval())
+    tensors = [torch.full((3, 4, 5), value) for value in (1.0, 2.0)]
+    batch = classifier.as_batch(*tensors)
+    assert (batch.shape, batch.dtype, batch.device.type) == ((2, 3, 4, 5), dtype, device)
+    if device == "cpu":
+        assert batch[:, 0, 0, 0].tolist() == [1, 2]
+
+
 def test_framing_given_by_the_preprocessing_is_kept() -> None:
     framing = Framing((300, 200), (1, 2, 3, 4))
     classifier = Classifier(small_network().eval(), preprocess=lambda picture: (torch.ones(3, 40, 50), framing))
