@@ -1,0 +1,77 @@
+"""CIFAR-10 as arrays: from a folder of pictures, or from torchvision's download."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.datasets import CIFAR10
+
+from .network import CLASSES
+
+Split = tuple[Tensor, Tensor]  # (N, 3, 32, 32) uint8 pictures, (N,) int64 classes
+DOWNLOADS = Path.home() / ".cache" / "gradcam" / "cifar10"
+
+
+class DataError(ValueError):
+    """The data set is missing, incomplete or not CIFAR-10; the message says what to do."""
+
+
+def read_split(split: str, folder: Path | None = None) -> Split:
+    """Read `split` ("train" or "test") from `folder`, or from torchvision's download when it is None.
+
+    A folder holds `<split>/<class>/*` pictures of 32x32 pixels, one sub-folder for each of CLASSES.
+    Raises DataError.
+    """
+    return _read_torchvision(split) if folder is None else _read_folder(Path(folder) / split)
+
+
+def picture_paths(split_folder: Path) -> list[tuple[Path, int]]:
+    """The (path, class index) of every picture below `split_folder`, in a fixed order. Raises DataError."""
+    missing = [name for name in CLASSES if not (split_folder / name).is_dir()]
+    if len(missing) == len(CLASSES):
+        raise DataError(
+            f"{split_folder} is not a CIFAR-10 folder: expected one sub-folder for each class "
+            f"({', '.join(CLASSES)}). Give --data the folder that holds train/ and test/."
+        )
+    if missing:
+        raise DataError(f"{split_folder} has no sub-folder {', '.join(missing)}; all ten classes are needed.")
+    pairs = []
+    for index, name in enumerate(CLASSES):
+        files = sorted(path for path in (split_folder / name).iterdir() if not path.name.startswith("."))
+        if not files:
+            raise DataError(f"{split_folder / name} is empty; every class needs at least one picture.")
+        pairs += [(path, index) for path in files]
+    return pairs
+
+
+def _read_folder(split_folder: Path) -> Split:
+    pairs = picture_paths(split_folder)
+    pictures = np.empty((len(pairs), 32, 32, 3), np.uint8)
+    for i, (path, _) in enumerate(pairs):
+        try:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError(f"{path} cannot be read as a picture; copy it again or remove it.") from error
+        if pixels.shape != (32, 32, 3):
+            height, width = pixels.shape[:2]
+            raise DataError(f"{path} is {width}x{height} pixels; CIFAR-10 pictures are 32x32.")
+        pictures[i] = pixels
+    return _as_split(pictures, [index for _, index in pairs])
+
+
+def _read_torchvision(split: str) -> Split:
+    try:
+        data = CIFAR10(str(DOWNLOADS), train=split == "train", download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"CIFAR-10 could not be downloaded to {DOWNLOADS} ({error}). Check the network and try again "
+            "(a broken download is replaced), or give --data a folder with train/ and test/ pictures."
+        ) from error
+    return _as_split(data.data, data.targets)
+
+
+def _as_split(pictures: np.ndarray, labels: list[int]) -> Split:
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)

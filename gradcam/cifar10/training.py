@@ -1,0 +1,222 @@
+"""Train the CIFAR-10 network from scratch.
+
+The recipe is what fast CIFAR-10 training uses today: orthogonalised momentum for the convolutions (Muon,
+Keller Jordan 2024), AdamW for the rest, a one-cycle learning rate, alternating flips, shifts and cutout, label
+smoothing, and an exponential moving average of the weights, which is what is evaluated and saved.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..files import replacing
+from .data import Split
+from .network import Cifar10Net, normalise
+
+
+class Interrupted(Exception):
+    """A signal stopped the training; its checkpoint continues it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the result: the same recipe, data and machine give the same bits."""
+
+    epochs: int = 30
+    seed: int = 0
+    batch_size: int = 500
+    muon_lr: float = 0.08  # of filter banks rescaled to norm sqrt(outputs) after every step
+    muon_momentum: float = 0.9
+    adam_lr: float = 0.004
+    adam_weight_decay: float = 0.01
+    warm_up: float = 0.15  # share of the steps in which the learning rate rises
+    label_smoothing: float = 0.1
+    shift: int = 4  # pixels at most, the border reflected
+    cutout: int = 8  # side of the square that is blanked, in pixels
+    averaging: float = 0.99  # decay of the weights' moving average, per step
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is reported after every step."""
+
+    step: int  # steps done
+    steps: int  # steps in all
+    loss: float
+    seconds: float  # in all, those before an interruption included
+
+
+def augment(pictures: Tensor, flip: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """(B, 3, H, W) normalised -> the same: flipped where `flip` (B,) says, shifted and cut out at random."""
+    count, _, height, width = pictures.shape
+    device = pictures.device
+    each = torch.arange(count, device=device)[:, None, None]
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+
+    pictures = torch.where(flip[:, None, None, None], pictures.flip(3), pictures)
+    shift = torch.randint(2 * recipe.shift + 1, (2, count, 1), generator=generator).to(device)
+    padded = F.pad(pictures, [recipe.shift] * 4, mode="reflect").permute(0, 2, 3, 1)
+    shifted = padded[each, (shift[0] + rows)[:, :, None], (shift[1] + columns)[:, None, :]]
+
+    corner = torch.randint(height, (2, count, 1), generator=generator).to(device) - recipe.cutout // 2
+    in_rows = (rows >= corner[0]) & (rows < corner[0] + recipe.cutout)
+    in_columns = (columns >= corner[1]) & (columns < corner[1] + recipe.cutout)
+    blank = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
+    return shifted.permute(0, 3, 1, 2).masked_fill(blank, 0.0)
+
+
+class Training:
+    """One training run: its networks, optimisers and position, all of which a checkpoint holds."""
+
+    def __init__(self, data: Split, recipe: Recipe, device: torch.device) -> None:
+        self.recipe, self.device = recipe, device
+        self.pictures, self.labels = (part.to(device) for part in data)
+        self.batches = len(self.labels) // recipe.batch_size
+        if self.batches == 0:
+            raise ValueError(f"{len(self.labels)} pictures do not fill one batch of {recipe.batch_size}.")
+        self.steps, self.step, self.seconds = recipe.epochs * self.batches, 0, 0.0
+
+        torch.manual_seed(recipe.seed)
+        self.network = Cifar10Net().to(device)
+        self.average = AveragedModel(
+            self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging), use_buffers=True
+        )
+        # Muon takes matrices only: it updates each filter bank through a flat view of the same memory.
+        self.filters = [p for p in self.network.parameters() if p.ndim == 4]
+        self.matrices = [nn.Parameter(p.detach().flatten(1)) for p in self.filters]
+        others = [p for p in self.network.parameters() if p.ndim != 4]
+        self.optimizers = (
+            torch.optim.Muon(self.matrices, lr=recipe.muon_lr, momentum=recipe.muon_momentum, weight_decay=0.0),
+            torch.optim.AdamW(others, lr=recipe.adam_lr, weight_decay=recipe.adam_weight_decay),
+        )
+        self.schedules = tuple(
+            OneCycleLR(
+                optimizer,
+                max_lr=optimizer.defaults["lr"],
+                total_steps=self.steps + 1,
+                pct_start=recipe.warm_up,
+                anneal_strategy="linear",
+                cycle_momentum=False,
+                final_div_factor=1e4,
+            )
+            for optimizer in self.optimizers
+        )
+
+    def advance(self) -> float:
+        """Take one step; return its loss. Randomness depends on (seed, step) only, so a resumed run repeats it."""
+        started = time.monotonic()
+        recipe = self.recipe
+        epoch, batch = divmod(self.step, self.batches)
+        order = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+        first_flip = torch.Generator().manual_seed(recipe.seed)
+        noise = torch.Generator().manual_seed(recipe.seed * 1_000_003 + 500_000 + self.step)
+
+        count = len(self.labels)
+        chosen = torch.randperm(count, generator=order)[batch * recipe.batch_size :][: recipe.batch_size]
+        # Each picture is flipped in every second epoch, not by a coin each time: both views are seen equally often.
+        flip = ((torch.rand(count, generator=first_flip) < 0.5)[chosen] ^ (epoch % 2 == 1)).to(self.device)
+        chosen = chosen.to(self.device)
+        pictures = augment(normalise(self.pictures[chosen]), flip, recipe, noise)
+
+        self.network.train()
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits = self.network(pictures.to(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits, self.labels[chosen], label_smoothing=recipe.label_smoothing)
+        self.network.zero_grad()
+        loss.backward()
+        for matrix, filters in zip(self.matrices, self.filters, strict=True):
+            assert filters.grad is not None
+            matrix.grad = filters.grad.flatten(1)
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+        self._rescale_filters()
+        self.average.update_parameters(self.network)
+        self.step += 1
+        loss_value = loss.item()
+        self.seconds += time.monotonic() - started
+        return loss_value
+
+    @torch.no_grad()
+    def _rescale_filters(self) -> None:
+        """Keep each filter bank's norm: normalisation follows, so only its direction matters, and Muon's steps
+        (of fixed length) would otherwise grow it and with it shrink the effective learning rate."""
+        for matrix in self.matrices:
+            matrix.mul_(len(matrix) ** 0.5 / matrix.norm())
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint; a checkpoint that is already there is replaced only by a whole one."""
+        state: dict[str, Any] = {"recipe": asdict(self.recipe), "pictures": len(self.labels)}
+        state |= {"step": self.step, "seconds": self.seconds}
+        state["network"] = self.network.state_dict()
+        state["average"] = self.average.state_dict()
+        state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+        state["schedules"] = [schedule.state_dict() for schedule in self.schedules]
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a checkpoint. Raises ValueError when it belongs to another recipe or data set."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        mine = {"recipe": asdict(self.recipe), "pictures": len(self.labels)}
+        if any(state[key] != value for key, value in mine.items()):
+            raise ValueError(
+                f"{path} belongs to another run (other settings or another number of pictures); "
+                "give the settings it was started with, or another --run folder."
+            )
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(saved)
+
+
+def train(
+    data: Split, recipe: Recipe, checkpoint: Path, device: torch.device, report: Callable[[Progress], None]
+) -> Cifar10Net:
+    """Train to the end and return the averaged network, in evaluation mode.
+
+    Continues from `checkpoint` when it exists, and writes it after every epoch and when SIGINT or SIGTERM
+    arrives; then Interrupted is raised, and the same call later ends where an uninterrupted one would have.
+    """
+    training = Training(data, recipe, device)
+    if checkpoint.exists():
+        training.resume(checkpoint)
+    with _stop_signals() as stopped:
+        while training.step < training.steps:
+            loss = training.advance()
+            report(Progress(training.step, training.steps, loss, training.seconds))
+            if stopped or training.step % training.batches == 0:
+                training.save(checkpoint)
+            if stopped:
+                raise Interrupted(f"stopped after step {training.step} of {training.steps}; saved to {checkpoint}")
+    network = training.average.module
+    assert isinstance(network, Cifar10Net)
+    return network.eval()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them, so that the step under way is finished and saved."""
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

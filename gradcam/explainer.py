@@ -1,0 +1,166 @@
+"""Explainer: one forward pass of any image classifier -> where the evidence for each class is."""
+
+from dataclasses import dataclass
+from threading import Lock, get_ident
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .logits import Classes, choose_classes, choose_rivals, logits_of, score
+from .methods import METHODS
+from .targets import Target, TargetError, find_target
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the network said of a batch of B pictures, and where its evidence is for K classes of each.
+
+    `logits` (B, N): raw scores before softmax. `classes` (B, K) int64: the classes explained. `signed` (B, K, h, w)
+    float32: evidence for (positive) and against (negative) the class, in units of the score. `target`: the layer and
+    grid it was read from.
+    """
+
+    logits: Tensor
+    classes: Tensor
+    signed: Tensor
+    target: Target
+
+    @property
+    def maps(self) -> Tensor:
+        """(B, K, h, w) float32: the evidence for each class, ReLU(signed); not normalised."""
+        return self.signed.relu()
+
+
+class ForwardPass:
+    """One forward pass over a batch, held with the graph above its target: explains any class without another pass.
+
+    `logits` (B, N) are detached. Safe to use from many threads.
+    """
+
+    def __init__(self, logits: Tensor, activations: Tensor, target: Target) -> None:
+        self._scores, self._activations = logits, activations
+        self.logits, self.target = logits.detach(), target
+
+    def explain(self, classes: Classes = None, versus: Classes = None, method: str = "gradcam") -> Explanation:
+        """Explain `classes`, given as for `Explainer`, at the cost of a backward pass down to the target for each."""
+        chosen = choose_classes(self.logits, classes)
+        rivals = choose_rivals(self.logits, versus, chosen)
+        with torch.inference_mode(False), torch.enable_grad():
+            scores = score(self._scores, chosen, rivals).sum(dim=0)
+            gradients = [
+                self.target.read(torch.autograd.grad(one, self._activations, retain_graph=True)[0]) for one in scores
+            ]
+        activations = self.target.read(self._activations.detach())
+        signed = METHODS[method](activations[:, None].float(), torch.stack(gradients, dim=1).float())
+        return Explanation(self.logits, chosen, signed, self.target)
+
+
+class Explainer:
+    """Explains the answers of an image classifier, any `torch.nn.Module` that maps (B, C, H, W) to logits.
+
+    `layer` names the module whose output is explained; by default it is found (see `targets`). `method` is a key of
+    METHODS. `input_size` (C, H, W), where it is not known from the model's own configuration (timm's), tells the size
+    of the pictures to come, so that `target` is known at once.
+
+    The model is read, never changed, and may be shared between threads. Raises ValueError for an unknown method and
+    TargetError when the network has no layer that can be read as a map.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | None = None,
+        method: str = "gradcam",
+        input_size: tuple[int, int, int] | None = None,
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}.")
+        self.model, self.layer, self.method = model, layer, method
+        self._targets: dict[tuple[int, ...], Target] = {}
+        self._lock = Lock()
+        input_size = input_size or _configured_input_size(model)
+        self._latest = None if input_size is None else self._target_for(input_size)
+
+    @property
+    def target(self) -> Target:
+        """Where the evidence is read, for the input size seen last. Raises TargetError while no size is known."""
+        if self._latest is None:
+            raise TargetError("the target depends on the size of the pictures: give input_size=, or explain one first.")
+        return self._latest
+
+    def __call__(self, images: Tensor, classes: Classes = None, versus: Classes = None) -> Explanation:
+        """Explain preprocessed `images` (B, C, H, W), on the model's device.
+
+        `classes` says what to explain: None, each image's best class; an int, that class for all; a sequence of B
+        ints; a (B, K) tensor; "top5", the best five of each (any number). With `versus`, given the same way, the
+        difference y_class - y_versus is explained: why this class *rather than* that; -1 in it means no rival.
+
+        Raises ValueError for images, classes or a model that cannot be explained (a model in training mode too).
+        """
+        return self.forward(images).explain(classes, versus, self.method)
+
+    def forward(self, images: Tensor) -> ForwardPass:
+        """Run the network once over `images`, to explain class after class from the same pass."""
+        self._check(images)
+        target = self._latest = self._target_for(tuple(images.shape[1:]))
+        with torch.inference_mode(False), torch.no_grad():
+            return self._run(images, target)
+
+    def _check(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or 0 in images.shape:
+            given = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise ValueError(
+                f"images are {given}; expected a float tensor of shape (B, C, H, W), already preprocessed."
+            )
+        for name, module in self.model.named_modules():
+            if module.training:
+                what = f"its part {name!r}" if name else "the model"
+                raise ValueError(f"{what} is in training mode, where answers are random or change it; call model.eval().")
+
+    def _target_for(self, input_size: tuple[int, ...]) -> Target:
+        """The target for one input size: searched for once, by one thread."""
+        with self._lock:
+            if input_size not in self._targets:
+                channels, height, width = input_size
+                self._targets[input_size] = find_target(self.model, (channels, height, width), self.layer)
+            return self._targets[input_size]
+
+    def _run(self, images: Tensor, target: Target) -> ForwardPass:
+        """One pass in which the target's output becomes a leaf of the graph.
+
+        Gradients are off until the target has run and on from there, so the graph holds only what lies above it. The
+        layer's output is copied twice: an in-place operation that follows must reach neither what the layer keeps of
+        it nor the leaf.
+        """
+        leaf: Tensor | None = None
+        calls, thread = 0, get_ident()
+
+        def start_graph(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+            nonlocal leaf, calls
+            if get_ident() != thread:  # another thread runs the same model
+                return None
+            calls += 1
+            if calls != target.call + 1:
+                return None
+            leaf = output.detach().clone().requires_grad_()
+            torch.set_grad_enabled(True)
+            return leaf.clone()
+
+        handle = self.model.get_submodule(target.layer).register_forward_hook(start_graph)
+        try:
+            logits = logits_of(self.model(images), batch=len(images))
+        finally:
+            handle.remove()
+        if leaf is None or not logits.requires_grad:
+            raise TargetError(
+                f"the score does not depend on layer {target.layer!r}; choose another with layer=, or leave it out."
+            )
+        return ForwardPass(logits, leaf, target)
+
+
+def _configured_input_size(model: nn.Module) -> tuple[int, int, int] | None:
+    """The (C, H, W) that timm's configuration of the model names, if it has one."""
+    configuration = getattr(model, "pretrained_cfg", None)
+    size = configuration.get("input_size") if isinstance(configuration, dict) else None
+    return tuple(size) if size else None

@@ -1,0 +1,120 @@
+"""From a network's output to logits, and from logits to the scores of classes."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Classes = int | Sequence[int] | Tensor | str | None
+NO_RIVAL = -1  # in `versus`: the score of this class alone, not a difference
+
+
+def logits_of(output: Any, batch: int) -> Tensor:
+    """The (B, N) logits in whatever the network returned: a tensor, or the first that fits in a tuple or mapping.
+
+    A mapping's or result object's `logits` come first. (B,) and (B, N, 1, 1) are accepted. Raises ValueError.
+    """
+    for tensor in _tensors(output):
+        if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
+            tensor = tensor.flatten(1)
+        if tensor.ndim == 1 and batch > 0:
+            tensor = tensor.unsqueeze(1)
+        if tensor.ndim == 2 and tensor.shape[0] == batch and tensor.is_floating_point():
+            return tensor
+    shapes = [tuple(tensor.shape) for tensor in _tensors(output)]
+    raise ValueError(
+        f"the network returned {type(output).__name__} with shapes {shapes}; expected one row of logits for each of "
+        f"the {batch} pictures, shape ({batch}, N). Wrap the network so that it returns its class scores."
+    )
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(getattr(output, "logits", None), Tensor):
+        return [output.logits]
+    if isinstance(output, Mapping):
+        named = [output["logits"]] if "logits" in output else []
+        return [v for v in (*named, *output.values()) if isinstance(v, Tensor)]
+    if isinstance(output, Sequence):
+        return [v for v in output if isinstance(v, Tensor)]
+    return []
+
+
+def class_count(logits: Tensor) -> int:
+    """How many classes (B, N) logits tell apart: N, but 2 when a single logit decides between yes and no."""
+    return max(logits.shape[1], 2)
+
+
+def per_class(logits: Tensor) -> Tensor:
+    """(B, N) logits -> (B, class_count) scores: with a single logit y, class 1 scores +y and class 0 scores -y."""
+    return torch.cat([-logits, logits], dim=1) if logits.shape[1] == 1 else logits
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """(B, N) logits -> (B, class_count) float32 summing to 1: softmax, or the sigmoid of a single logit."""
+    if logits.shape[1] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    return logits.float().softmax(dim=1)
+
+
+def choose_classes(logits: Tensor, classes: Classes) -> Tensor:
+    """Read `classes` as a (B, K) int64 tensor of class indices for (B, N) logits.
+
+    None: each picture's best class; an int: that class for all; "top5" (any number): each picture's best five, or
+    all when there are fewer; a sequence of B ints: one for each picture; a (B, K) tensor: as it is.
+    Raises ValueError for anything else and for indices outside the range.
+    """
+    batch, count = logits.shape[0], class_count(logits)
+    if classes is None:
+        classes = "top1"
+    if isinstance(classes, str):
+        match = re.fullmatch(r"top([1-9]\d*)", classes)
+        if match is None:
+            raise ValueError(f'classes={classes!r} is not understood; give indices, or "top5" for the best five.')
+        return per_class(logits).topk(min(int(match[1]), count), dim=1).indices
+    chosen = torch.as_tensor(classes, device=logits.device)
+    if chosen.dtype.is_floating_point or chosen.dtype in (torch.bool, torch.complex64):
+        raise ValueError(f"classes are {chosen.dtype}; expected whole numbers.")
+    if chosen.ndim == 0:
+        chosen = chosen.expand(batch, 1)
+    elif chosen.ndim == 1 and len(chosen) == batch:
+        chosen = chosen[:, None]
+    elif chosen.ndim != 2 or len(chosen) != batch:
+        raise ValueError(
+            f"classes have shape {tuple(chosen.shape)} for {batch} pictures; expected one index, a sequence of "
+            f"{batch} indices, or a tensor of shape ({batch}, K) for K classes a picture."
+        )
+    chosen = chosen.long()
+    outside = chosen[(chosen < 0) | (chosen >= count)]
+    if len(outside):
+        raise ValueError(f"class {outside[0].item()} does not exist: the network has classes 0 to {count - 1}.")
+    return chosen
+
+
+def choose_rivals(logits: Tensor, versus: Classes, classes: Tensor) -> Tensor | None:
+    """Read `versus` like classes, widened to the shape (B, K) of `classes`; NO_RIVAL is allowed. Raises ValueError."""
+    if versus is None or isinstance(versus, str):
+        rivals = None if versus is None else choose_classes(logits, versus)
+    else:
+        given = torch.as_tensor(versus, device=logits.device)
+        rivals = choose_classes(logits, given.where(given != NO_RIVAL, 0))
+        given = given[:, None] if given.ndim == 1 else given
+        rivals = rivals.where(given != NO_RIVAL, NO_RIVAL)
+    if rivals is not None and rivals.shape[1] not in (1, classes.shape[1]):
+        raise ValueError(
+            f"versus has {rivals.shape[1]} classes a picture for {classes.shape[1]} classes; expected one, or as many."
+        )
+    return None if rivals is None else rivals.expand(classes.shape)
+
+
+def score(logits: Tensor, classes: Tensor, rivals: Tensor | None = None) -> Tensor:
+    """The scores y_class, or y_class - y_rival where there is a rival: (B, N), (B, K) -> (B, K) float32."""
+    scores = per_class(logits).float()
+    chosen = scores.gather(1, classes)
+    if rivals is None:
+        return chosen
+    against = scores.gather(1, rivals.clamp(min=0))
+    return chosen - against.masked_fill(rivals == NO_RIVAL, 0.0)

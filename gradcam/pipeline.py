@@ -1,0 +1,168 @@
+"""A picture and a classifier -> the classes it believes in, and where the evidence for each is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from . import render
+from .classifiers import Classifier
+from .explainer import Explainer, ForwardPass
+from .images import Framing, read
+from .logits import NO_RIVAL, choose_classes, probabilities
+from .methods import METHODS
+from .targets import Target
+
+Picture = str | Path | bytes | Image.Image | NDArray[Any]
+Class = str | int
+Question = Class | tuple[Class, Class]  # a class; or (class, rival): why this rather than that
+Asked = tuple[int, int]  # (class, rival) by index; NO_RIVAL when there is none
+
+
+class Prediction(NamedTuple):
+    """A class the network believes in, with its probability in 0..1."""
+
+    index: int
+    label: str
+    probability: float
+
+
+class Inspection:
+    """One picture seen by one classifier in one forward pass, held so that class after class can be asked for.
+
+    picture: RGB, upright. framing: the box of it that the network saw. target: where the evidence is read.
+    probabilities: (N,) float32, in the order of `classifier.labels`.
+    """
+
+    def __init__(self, picture: Picture, classifier: Classifier, layer: str | None = None) -> None:
+        """Read the picture and run the network. Raises PictureError, TargetError."""
+        self.picture = read(picture)
+        self.classifier = classifier
+        tensor, self.framing = classifier.preprocess(self.picture)
+        self._forward = _explainer(classifier, layer).forward(classifier.as_batch(tensor))
+        self.target: Target = self._forward.target
+        self.probabilities: NDArray[np.float32] = probabilities(self._forward.logits)[0].cpu().numpy()
+
+    def top(self, count: int = 5) -> list[Prediction]:
+        """The `count` classes the network believes in most, best first; all of them when there are fewer."""
+        best = choose_classes(self._forward.logits, f"top{count}")[0].tolist()
+        return [self.prediction(index) for index in best]
+
+    def prediction(self, class_: Class) -> Prediction:
+        """What the network says of one class. Raises ModelError for an unknown one."""
+        index = self.classifier.index(class_)
+        return Prediction(index, self.classifier.labels[index], float(self.probabilities[index]))
+
+    def explain(self, classes: Sequence[Question] | Question | str | None = None, method: str = "gradcam") -> "Result":
+        """Where the evidence is, without another forward pass; arguments and errors as for `explain`."""
+        if method not in METHODS:
+            raise ValueError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}.")
+        asked = tuple(dict.fromkeys(self._asked(classes)))
+        wanted, rivals = (torch.tensor([column], device=self._forward.logits.device) for column in zip(*asked, strict=True))
+        signed = self._forward.explain(wanted, rivals, method).signed[0]
+        return Result(self, method, asked, signed.cpu().numpy())
+
+    def index(self, question: Question) -> Asked:
+        """(class, rival) of a question, by index. Raises ModelError for an unknown class."""
+        if isinstance(question, tuple):
+            class_, rival = question
+            return self.classifier.index(class_), self.classifier.index(rival)
+        return self.classifier.index(question), NO_RIVAL
+
+    def _asked(self, classes: Sequence[Question] | Question | str | None) -> list[Asked]:
+        if classes is None:
+            classes = "top1"
+        if isinstance(classes, str) and classes.startswith("top") and classes[3:].isdecimal():
+            return [(prediction.index, NO_RIVAL) for prediction in self.top(int(classes[3:]))]
+        questions = classes if isinstance(classes, list) else [classes]
+        return [self.index(question) for question in questions]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Maps of one picture for the questions asked, on one scale.
+
+    inspection: the picture and what the network says of it. method: a key of METHODS. asked: (class, rival) by index,
+    one a map. signed: (K, h, w) float32 maps before the ReLU.
+    """
+
+    inspection: Inspection
+    method: str
+    asked: tuple[Asked, ...]
+    signed: NDArray[np.float32]
+
+    def map(self, question: Question) -> NDArray[np.float32]:
+        """(h, w) float32: the evidence for a class, ReLU applied, not normalised. Raises ValueError if not asked."""
+        asked = self.inspection.index(question)
+        if asked not in self.asked:
+            known = ", ".join(self.title(other) for other in self.asked)
+            raise ValueError(f"{self.title(asked)} was not asked for; this result explains {known}.")
+        return self.signed[self.asked.index(asked)].clip(min=0)
+
+    @property
+    def full(self) -> float:
+        """The value shown at full strength: the highest of all maps, so that they can be compared."""
+        return float(self.signed.max())
+
+    def title(self, asked: Asked) -> str:
+        """The class's name, or "class, not rival"."""
+        labels = self.inspection.classifier.labels
+        class_, rival = asked
+        return labels[class_] if rival == NO_RIVAL else f"{labels[class_]}, not {labels[rival]}"
+
+    def overlay(self, question: Question, **style: Any) -> Image.Image:
+        """The map over the picture, at the picture's own size; `style` as for `render.overlay`."""
+        saliency, style = self.map(question), {"full": self.full} | style
+        return render.overlay(self.inspection.picture, saliency, self.inspection.framing, **style)
+
+    def heatmap(self, question: Question, **style: Any) -> Image.Image:
+        """The map alone, at the picture's own size; `style` as for `render.heatmap`."""
+        return render.heatmap(self.map(question), self.inspection.framing, **({"full": self.full} | style))
+
+    def strip(self, **style: Any) -> Image.Image:
+        """The picture and every map side by side, with names and probabilities; `style` as for `render.strip`."""
+        titles = [
+            self.title(asked)
+            + ("" if asked[1] != NO_RIVAL else f"\n{self.inspection.probabilities[asked[0]]:.1%}")
+            for asked in self.asked
+        ]
+        return render.strip(self.inspection.picture, list(self.signed), titles, self.inspection.framing, **style)
+
+
+def explain(
+    picture: Picture,
+    classifier: Classifier,
+    classes: list[Question] | Question | None = None,
+    method: str = "gradcam",
+    layer: str | None = None,
+) -> Result:
+    """Explain why `classifier` sees what it sees in `picture`, in one forward pass.
+
+    picture: a path, the bytes of a picture file, a pillow picture or an array (see `images.read`). classes: a class
+    by name or index; a (class, rival) pair, which asks why this class *rather than* that; a list of such; "top5"
+    (any number); None for the best class. method: a key of METHODS. layer: a module's name; found when None.
+
+    Raises PictureError, ModelError (an unknown class), TargetError, ValueError (an unknown method).
+    """
+    return Inspection(picture, classifier, layer).explain(classes, method)
+
+
+_explainers: WeakKeyDictionary[Classifier, dict[str | None, Explainer]] = WeakKeyDictionary()
+_explainers_lock = Lock()
+
+
+def _explainer(classifier: Classifier, layer: str | None) -> Explainer:
+    """One explainer for each classifier and layer, so that the target is searched for once."""
+    with _explainers_lock:
+        mine = _explainers.setdefault(classifier, {})
+        if layer not in mine:
+            mine[layer] = Explainer(classifier.model, layer, input_size=classifier.input_size)
+        return mine[layer]

@@ -1,0 +1,317 @@
+"""Find the layer whose output is the evidence, and read that output as a grid over the picture.
+
+The target is the last output, in execution order, that is still a grid aligned with the picture and that the score
+still depends on. It is found by experiment, not by name. One forward pass over three pictures of noise, the second
+and third of which differ from the first in one quadrant each, records the output of every module:
+
+- *aligned*: read as a grid, the output changes most in the quadrant in which the picture changed;
+- *the score depends on it*: the gradient of the highest logit is not zero on the grid (after the last block of a
+  class-token transformer it is zero everywhere but on the token);
+- of several such outputs on the same grid a *bottleneck* is preferred, through which every path from the picture to
+  the score leads: the output of a residual block is one, what happens inside its branches is not;
+- when the grid is smaller than 4 cells on a side, the search goes on to an earlier, larger one.
+"""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from .logits import logits_of
+
+LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
+MOST_PREFIX_TOKENS = 16
+CONTRAST = 1.1  # how much more than any other the changed quadrant must respond
+
+
+class TargetError(ValueError):
+    """No output of the network can be read as a map of the picture; the message says what was seen."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which output of the network holds the evidence, and how to read it.
+
+    `layer` is the module's name in `model.named_modules()`; `layout` is "NCHW", "NHWC" or "NLC"; `grid` is (h, w) in
+    cells; `prefix` counts the tokens before the grid (class, register and distillation tokens; "NLC" only); `call`
+    says which run of the module is meant when it runs more than once in a forward pass.
+    """
+
+    layer: str
+    layout: str
+    grid: tuple[int, int]
+    channels: int
+    prefix: int = 0
+    call: int = 0
+
+    def read(self, output: Tensor) -> Tensor:
+        """Lay out the layer's output, or its gradient, as (B, C, h, w); a view. Raises TargetError if it cannot."""
+        cells = output
+        if self.layout == "NHWC" and output.ndim == 4:
+            cells = output.permute(0, 3, 1, 2)
+        elif self.layout == "NLC" and output.ndim == 3 and output.shape[1] == self.prefix + self.grid[0] * self.grid[1]:
+            cells = output[:, self.prefix :].mT.unflatten(-1, self.grid)
+        if cells.shape[1:] != (self.channels, *self.grid):
+            raise TargetError(
+                f"layer {self.layer!r} gave an output of shape {tuple(output.shape)}; expected {self.layout} with "
+                f"{self.channels} channels on a grid of {self.grid[0]}x{self.grid[1]}."
+            )
+        return cells
+
+
+def find_target(model: nn.Module, input_size: tuple[int, int, int], layer: str | None = None) -> Target:
+    """Choose the target of `model` for pictures of `input_size` (channels, height, width).
+
+    With `layer` only that module's output is considered. Costs one forward pass over three pictures and the backward
+    pass of what lies above the target; the model is left as it was. Raises TargetError.
+    """
+    modules = dict(model.named_modules())
+    if layer is not None and (layer not in modules or layer == ""):
+        close = difflib.get_close_matches(layer, modules, n=3, cutoff=0.3)
+        hint = f"close to it: {', '.join(close)}" if close else "model.named_modules() lists them"
+        raise TargetError(f"the network has no layer {layer!r}; {hint}.")
+    with torch.inference_mode(False), torch.enable_grad():
+        probe = _Probe(model, input_size)
+        return probe.choose() if layer is None else probe.read(layer)
+
+
+def find_stages(model: nn.Module, input_size: tuple[int, int, int]) -> list[Target]:
+    """The target on each grid the picture passes through, from the largest grid to the smallest.
+
+    Costs what `find_target` costs, with a backward pass down to the first grid.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        return list(_Probe(model, input_size).stages())[::-1]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One output of one module during the probe."""
+
+    layer: str
+    call: int
+    output: Tensor
+    version: int  # an in-place operation later makes another output of the same tensor
+    node: Node | None  # where the output stands in the graph
+
+    def same_output(self, other: "_Record") -> bool:
+        return self.output is other.output and self.version == other.version
+
+
+class _Probe:
+    """The forward pass over three pictures of noise, and what it tells about each module's output."""
+
+    def __init__(self, model: nn.Module, input_size: tuple[int, int, int]) -> None:
+        self.size = input_size[1:]
+        self.modules = dict(model.named_modules())
+        self.picture = _noise_with_changed_quadrants(model, input_size).requires_grad_()
+        with _recording(model) as self.records:
+            # A copy, since a network may work in place on its input, which a leaf of the graph does not allow.
+            logits = logits_of(model(self.picture.clone()), batch=len(self.picture))
+        self.score = logits.max(dim=1).values.float().sum()
+        if not self.score.requires_grad:
+            raise TargetError("the network's score has no gradient: its forward pass runs under no_grad or detaches.")
+
+    def choose(self) -> Target:
+        """The target of the whole network."""
+        smallest_first = list(self.stages(until=LEAST_SIDE))
+        if not smallest_first:
+            raise TargetError(
+                "no output of the network is a grid aligned with the picture that the score depends on; "
+                f"seen, last first: {self._seen()}. Name one with layer= if one of them is."
+            )
+        return smallest_first[-1]
+
+    def stages(self, until: int | None = None) -> Iterator[Target]:
+        """The target on the last grid, then the one on the last larger grid before it, and so on back.
+
+        Ends after the first grid of at least `until` cells on its shorter side.
+        """
+        aligned = [(record, target) for record in self.records if (target := self._aligned(record))]
+        while (found := self._last(aligned)) is not None:
+            record, target = found
+            yield self._named_by_owner(record, target)
+            if until is not None and min(target.grid) >= until:
+                return
+            aligned = [(r, t) for r, t in aligned[: aligned.index(found)] if _area(t) > _area(target)]
+
+    def read(self, layer: str) -> Target:
+        """The target at a given layer."""
+        records = [record for record in self.records if record.layer == layer]
+        if not records:
+            raise TargetError(f"layer {layer!r} does not run, or returns no tensor, in the network's forward pass.")
+        for record in reversed(records):
+            if (target := self._aligned(record)) and self._score_depends_on(record, target):
+                return target
+        shape = tuple(records[-1].output.shape)[1:]
+        reason = "the score does not depend on its grid" if self._aligned(records[-1]) else "no grid of the picture"
+        raise TargetError(
+            f"layer {layer!r} cannot be explained: {reason} (output shape {shape} a picture, input "
+            f"{self.size[0]}x{self.size[1]}). Leave layer= out to have one found, or choose an earlier layer."
+        )
+
+    def _last(self, aligned: list[tuple[_Record, Target]]) -> tuple[_Record, Target] | None:
+        """The last output the score depends on; rather a bottleneck on the same grid if there is one."""
+        dependable = (pair for pair in reversed(aligned) if self._score_depends_on(*pair))
+        last = next((pair for pair in dependable if not self._inside_attention(pair[0])), None)
+        if last is None:
+            return None
+        bottlenecks = self._bottlenecks
+        for pair in reversed(aligned):
+            if pair[1].grid == last[1].grid and pair[0].node in bottlenecks and self._score_depends_on(*pair):
+                return pair
+        return last
+
+    def _aligned(self, record: _Record) -> Target | None:
+        """The reading of an output as a grid that answers where the picture changed; None if there is none."""
+        output = record.output.detach()
+        if output.shape[0] != len(self.picture) or not output.is_floating_point():
+            return None
+        change = (output[1:] - output[:1]).abs().float()
+        for layout, grid, channels, prefix in _readings(tuple(output.shape), self.size):
+            target = Target(record.layer, layout, grid, channels, prefix, record.call)
+            top_right, bottom_left = target.read(change).mean(dim=1)
+            if _strongest_quadrant(top_right) == (0, 1) and _strongest_quadrant(bottom_left) == (1, 0):
+                return target
+        return None
+
+    def _score_depends_on(self, record: _Record, target: Target) -> bool:
+        if not record.output.requires_grad:
+            return False
+        (gradient,) = torch.autograd.grad(self.score, record.output, retain_graph=True, allow_unused=True)
+        return gradient is not None and bool(target.read(gradient).any())
+
+    @cached_property
+    def _bottlenecks(self) -> set[Node]:
+        """The nodes of the graph through which every path from the score to the picture leads.
+
+        Counting paths finds them: those above a node times those below it must be all there are.
+        """
+        root = self.score.grad_fn
+        assert root is not None
+        order = _topological_order(root)
+        below: dict[Node, int] = {}
+        for node in reversed(order):
+            is_picture = getattr(node, "variable", None) is self.picture
+            below[node] = 1 if is_picture else sum(below[after] for after, _ in node.next_functions if after)
+        above = dict.fromkeys(order, 0) | {root: 1}
+        for node in order:
+            for after, _ in node.next_functions:
+                if after:
+                    above[after] += above[node]
+        return {node for node in order if above[node] * below[node] == below[root] > 0}
+
+    def _inside_attention(self, record: _Record) -> bool:
+        """Whether the module is a part of an attention module, whose insides are not feature maps."""
+        parts = record.layer.split(".")
+        owners = (self.modules[".".join(parts[:end])] for end in range(1, len(parts) + 1))
+        return any(re.search("attention|attn", type(owner).__name__, re.IGNORECASE) for owner in owners)
+
+    def _named_by_owner(self, record: _Record, target: Target) -> Target:
+        """Name the outermost module that returns this output: layer4 rather than layer4.2.act3."""
+        same = [other for other in self.records if other.same_output(record)]
+        owners = [r for r in same if r.layer == same[0].layer or same[0].layer.startswith(r.layer + ".")]
+        return replace(target, layer=owners[-1].layer, call=owners[-1].call)
+
+    def _seen(self) -> str:
+        shapes = dict.fromkeys(f"{r.layer} {tuple(r.output.shape[1:])}" for r in reversed(self.records))
+        return ", ".join(list(shapes)[:8]) or "no module that returns a tensor"
+
+
+def _noise_with_changed_quadrants(model: nn.Module, input_size: tuple[int, int, int]) -> Tensor:
+    """Three pictures of the same noise, but for the second's top right and the third's bottom left quadrant."""
+    channels, height, width = input_size
+    noise = torch.randn(3, channels, height, width, generator=torch.Generator().manual_seed(0))
+    pictures = noise[:1].repeat(3, 1, 1, 1)
+    top, left = height // 2, width // 2
+    pictures[1, :, :top, width - left :] = noise[1, :, :top, width - left :]
+    pictures[2, :, height - top :, :left] = noise[2, :, height - top :, :left]
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), noise)
+    return pictures.to(parameter.device, parameter.dtype)
+
+
+def _strongest_quadrant(change: Tensor) -> tuple[int, int] | None:
+    """(row, column) of the quadrant of (h, w) with clearly the greatest mean; a middle row or column is left out."""
+    h, w = change.shape[0] // 2, change.shape[1] // 2
+    rows, columns = (change[:h], change[-h:]), (slice(None, w), slice(-w, None))
+    means = {(r, c): rows[r][:, columns[c]].mean().item() for r in (0, 1) for c in (0, 1)}
+    first, second = sorted(means, key=means.__getitem__, reverse=True)[:2]
+    return first if means[first] > CONTRAST * means[second] else None
+
+
+def _readings(shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[str, tuple[int, int], int, int]]:
+    """The (layout, grid, channels, prefix) that an output's shape admits, for a picture of `size` (height, width)."""
+    if len(shape) == 4:
+        _, a, b, c = shape
+        if _fits((b, c), size, slack=4):
+            yield "NCHW", (b, c), a, 0
+        if _fits((a, b), size, slack=4):
+            yield "NHWC", (a, b), c, 0
+    if len(shape) == 3:
+        _, length, channels = shape
+        for prefix in range(min(MOST_PREFIX_TOKENS + 1, length)):
+            cells = length - prefix
+            for h in range(2, cells // 2 + 1):
+                if cells % h == 0 and _fits((h, cells // h), size, slack=1):
+                    yield "NLC", (h, cells // h), channels, prefix
+
+
+def _fits(grid: tuple[int, int], size: tuple[int, int], slack: int) -> bool:
+    """Whether a grid has the picture's proportions, to `slack` cells lost or added at the borders."""
+    (h, w), (height, width) = grid, size
+    return 2 <= h <= height and 2 <= w <= width and abs(h * width - w * height) < slack * max(height, width)
+
+
+def _area(target: Target) -> int:
+    return target.grid[0] * target.grid[1]
+
+
+@contextmanager
+def _recording(model: nn.Module) -> Iterator[list[_Record]]:
+    """Record the output of every module that runs in this thread."""
+    records: list[_Record] = []
+    calls: Counter[str] = Counter()
+    thread = get_ident()
+
+    def hook(layer: str, output: Any) -> None:
+        if get_ident() != thread or not isinstance(output, Tensor):
+            return
+        records.append(_Record(layer, calls[layer], output, output._version, output.grad_fn))
+        calls[layer] += 1
+
+    handles = [
+        module.register_forward_hook(lambda _, __, output, layer=name: hook(layer, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        yield records
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _topological_order(root: Node) -> list[Node]:
+    """Every node of the graph before the ones it leads to."""
+    order: list[Node] = []
+    seen: set[Node] = {root}
+    stack = [(root, iter(root.next_functions))]
+    while stack:
+        node, edges = stack[-1]
+        after = next((n for n, _ in edges if n is not None and n not in seen), None)
+        if after is None:
+            order.append(node)
+            stack.pop()
+        else:
+            seen.add(after)
+            stack.append((after, iter(after.next_functions)))
+    return order[::-1]
