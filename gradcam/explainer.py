@@ -44,15 +44,15 @@ class ForwardPass:
 
     def explain(self, classes: Classes = None, versus: Classes = None, method: str = "gradcam") -> Explanation:
         """Explain `classes`, given as for `Explainer`, at the cost of a backward pass down to the target for each."""
-        chosen = choose_classes(self.logits, classes)
-        rivals = choose_rivals(self.logits, versus, chosen)
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.logits.device.type, enabled=False):
+            chosen = choose_classes(self.logits, classes)
+            rivals = choose_rivals(self.logits, versus, chosen)
             scores = score(self._scores, chosen, rivals).sum(dim=0)
             gradients = [
                 self.target.read(torch.autograd.grad(one, self._activations, retain_graph=True)[0]) for one in scores
             ]
-        activations = self.target.read(self._activations.detach())
-        signed = METHODS[method](activations[:, None].float(), torch.stack(gradients, dim=1).float())
+            activations = self.target.read(self._activations.detach())
+            signed = METHODS[method](activations[:, None].float(), torch.stack(gradients, dim=1).float())
         return Explanation(self.logits, chosen, signed, self.target)
 
 
@@ -63,8 +63,8 @@ class Explainer:
     METHODS. `input_size` (C, H, W), where it is not known from the model's own configuration (timm's), tells the size
     of the pictures to come, so that `target` is known at once.
 
-    The model is read, never changed, and may be shared between threads. Raises ValueError for an unknown method and
-    TargetError when the network has no layer that can be read as a map.
+    The model is read, never changed, and may be shared between threads. Raises ValueError for an unknown method or a
+    model in training mode, and TargetError when the network has no layer that can be read as a map.
     """
 
     def __init__(
@@ -107,19 +107,22 @@ class Explainer:
         with torch.inference_mode(False), torch.no_grad():
             return self._run(images, target)
 
-    def _check(self, images: Tensor) -> None:
+    @staticmethod
+    def _check(images: Tensor) -> None:
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or 0 in images.shape:
             given = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
             raise ValueError(
                 f"images are {given}; expected a float tensor of shape (B, C, H, W), already preprocessed."
             )
-        for name, module in self.model.named_modules():
-            if module.training:
-                what = f"its part {name!r}" if name else "the model"
-                raise ValueError(f"{what} is in training mode, where answers are random or change it; call model.eval().")
 
     def _target_for(self, input_size: tuple[int, ...]) -> Target:
         """The target for one input size: searched for once, by one thread."""
+        for name, module in self.model.named_modules():
+            if module.training:
+                what = f"its part {name!r}" if name else "the model"
+                raise ValueError(
+                    f"{what} is in training mode, where answers are random or change it; call model.eval()."
+                )
         with self._lock:
             if input_size not in self._targets:
                 channels, height, width = input_size
