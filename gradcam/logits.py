@@ -75,9 +75,7 @@ def choose_classes(logits: Tensor, classes: Classes) -> Tensor:
         if match is None:
             raise ValueError(f'classes={classes!r} is not understood; give indices, or "top5" for the best five.')
         return per_class(logits).topk(min(int(match[1]), count), dim=1).indices
-    chosen = torch.as_tensor(classes, device=logits.device)
-    if chosen.dtype.is_floating_point or chosen.dtype in (torch.bool, torch.complex64):
-        raise ValueError(f"classes are {chosen.dtype}; expected whole numbers.")
+    chosen = _indices(classes, logits.device)
     if chosen.ndim == 0:
         chosen = chosen.expand(batch, 1)
     elif chosen.ndim == 1 and len(chosen) == batch:
@@ -87,11 +85,25 @@ def choose_classes(logits: Tensor, classes: Classes) -> Tensor:
             f"classes have shape {tuple(chosen.shape)} for {batch} pictures; expected one index, a sequence of "
             f"{batch} indices, or a tensor of shape ({batch}, K) for K classes a picture."
         )
-    chosen = chosen.long()
     outside = chosen[(chosen < 0) | (chosen >= count)]
     if len(outside):
         raise ValueError(f"class {outside[0].item()} does not exist: the network has classes 0 to {count - 1}.")
     return chosen
+
+
+def _indices(given: int | Sequence[int] | Tensor, device: torch.device) -> Tensor:
+    """An int64 tensor that shares nothing with the caller's. Raises ValueError for what holds no whole numbers."""
+    try:
+        indices = torch.as_tensor(given, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"classes={given!r} are not understood; give indices, equally many for each picture."
+        ) from error
+    if indices.numel() == 0:
+        raise ValueError("no classes were given; expected at least one for each picture.")
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise ValueError(f"classes are {indices.dtype}; expected whole numbers.")
+    return indices.to(torch.int64, copy=True)
 
 
 def choose_rivals(logits: Tensor, versus: Classes, classes: Tensor) -> Tensor | None:
@@ -99,7 +111,7 @@ def choose_rivals(logits: Tensor, versus: Classes, classes: Tensor) -> Tensor | 
     if versus is None or isinstance(versus, str):
         rivals = None if versus is None else choose_classes(logits, versus)
     else:
-        given = torch.as_tensor(versus, device=logits.device)
+        given = _indices(versus, logits.device)
         rivals = choose_classes(logits, given.where(given != NO_RIVAL, 0))
         given = given[:, None] if given.ndim == 1 else given
         rivals = rivals.where(given != NO_RIVAL, NO_RIVAL)
