@@ -1,8 +1,6 @@
 """A picture and a classifier -> the classes it believes in, and where the evidence for each is."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -15,8 +13,8 @@ from PIL import Image
 
 from . import render
 from .classifiers import Classifier
-from .explainer import Explainer, ForwardPass
-from .images import Framing, read
+from .explainer import Explainer
+from .images import read
 from .logits import NO_RIVAL, choose_classes, probabilities
 from .methods import METHODS
 from .targets import Target
@@ -61,12 +59,16 @@ class Inspection:
         index = self.classifier.index(class_)
         return Prediction(index, self.classifier.labels[index], float(self.probabilities[index]))
 
-    def explain(self, classes: Sequence[Question] | Question | str | None = None, method: str = "gradcam") -> "Result":
+    def explain(self, classes: list[Question] | Question | None = None, method: str = "gradcam") -> "Result":
         """Where the evidence is, without another forward pass; arguments and errors as for `explain`."""
         if method not in METHODS:
             raise ValueError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}.")
         asked = tuple(dict.fromkeys(self._asked(classes)))
-        wanted, rivals = (torch.tensor([column], device=self._forward.logits.device) for column in zip(*asked, strict=True))
+        if not asked:
+            raise ValueError("no classes were asked for; give at least one, or None for the best.")
+        wanted, rivals = (
+            torch.tensor([column], device=self._forward.logits.device) for column in zip(*asked, strict=True)
+        )
         signed = self._forward.explain(wanted, rivals, method).signed[0]
         return Result(self, method, asked, signed.cpu().numpy())
 
@@ -77,7 +79,7 @@ class Inspection:
             return self.classifier.index(class_), self.classifier.index(rival)
         return self.classifier.index(question), NO_RIVAL
 
-    def _asked(self, classes: Sequence[Question] | Question | str | None) -> list[Asked]:
+    def _asked(self, classes: list[Question] | Question | None) -> list[Asked]:
         if classes is None:
             classes = "top1"
         if isinstance(classes, str) and classes.startswith("top") and classes[3:].isdecimal():
@@ -130,8 +132,7 @@ class Result:
     def strip(self, **style: Any) -> Image.Image:
         """The picture and every map side by side, with names and probabilities; `style` as for `render.strip`."""
         titles = [
-            self.title(asked)
-            + ("" if asked[1] != NO_RIVAL else f"\n{self.inspection.probabilities[asked[0]]:.1%}")
+            self.title(asked) + ("" if asked[1] != NO_RIVAL else f"\n{self.inspection.probabilities[asked[0]]:.1%}")
             for asked in self.asked
         ]
         return render.strip(self.inspection.picture, list(self.signed), titles, self.inspection.framing, **style)
