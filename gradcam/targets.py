@@ -30,7 +30,7 @@ from .logits import logits_of
 
 LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
 MOST_PREFIX_TOKENS = 16
-CONTRAST = 1.1  # how much more than any other the changed quadrant must respond
+CONTRAST = 1.05  # how much more than any other the changed quadrant must respond
 
 
 class TargetError(ValueError):
@@ -117,9 +117,20 @@ class _Probe:
         with _recording(model) as self.records:
             # A copy, since a network may work in place on its input, which a leaf of the graph does not allow.
             logits = logits_of(model(self.picture.clone()), batch=len(self.picture))
-        self.score = logits.max(dim=1).values.float().sum()
+        self.score = self._score(logits)
         if not self.score.requires_grad:
             raise TargetError("the network's score has no gradient: its forward pass runs under no_grad or detaches.")
+
+    def _score(self, logits: Tensor) -> Tensor:
+        """The highest logits; under a head whose weights are all zero, as some start, the features below it instead."""
+        score = logits.max(dim=1).values.float().sum()
+        vectors = [r.output for r in self.records if r.output.ndim == 2 and r.output is not logits]
+        if vectors and vectors[-1].requires_grad and score.requires_grad:
+            (gradient,) = torch.autograd.grad(score, vectors[-1], retain_graph=True, allow_unused=True)
+            if gradient is not None and not gradient.any():
+                # Not the plain sum, which a normalisation layer keeps constant.
+                return (vectors[-1].float() * torch.linspace(-1, 1, vectors[-1].shape[1], device=score.device)).sum()
+        return score
 
     def choose(self) -> Target:
         """The target of the whole network."""
@@ -176,11 +187,10 @@ class _Probe:
         output = record.output.detach()
         if output.shape[0] != len(self.picture) or not output.is_floating_point():
             return None
-        change = (output[1:] - output[:1]).abs().float()
+        change = output[1:].float() - output[:1].float()
         for layout, grid, channels, prefix in _readings(tuple(output.shape), self.size):
             target = Target(record.layer, layout, grid, channels, prefix, record.call)
-            top_right, bottom_left = target.read(change).mean(dim=1)
-            if _strongest_quadrant(top_right) == (0, 1) and _strongest_quadrant(bottom_left) == (1, 0):
+            if _answers_in_place(target.read(change)):
                 return target
         return None
 
@@ -239,13 +249,21 @@ def _noise_with_changed_quadrants(model: nn.Module, input_size: tuple[int, int, 
     return pictures.to(parameter.device, parameter.dtype)
 
 
-def _strongest_quadrant(change: Tensor) -> tuple[int, int] | None:
-    """(row, column) of the quadrant of (h, w) with clearly the greatest mean; a middle row or column is left out."""
-    h, w = change.shape[0] // 2, change.shape[1] // 2
-    rows, columns = (change[:h], change[-h:]), (slice(None, w), slice(-w, None))
-    means = {(r, c): rows[r][:, columns[c]].mean().item() for r in (0, 1) for c in (0, 1)}
-    first, second = sorted(means, key=means.__getitem__, reverse=True)[:2]
-    return first if means[first] > CONTRAST * means[second] else None
+def _answers_in_place(change: Tensor) -> bool:
+    """Whether (2, C, h, w) changes lie where the picture was changed: top right in the first, bottom left in the second.
+
+    What a change does everywhere alike (global attention, squeeze and excitation) is taken off, and the two pictures
+    are compared place by place, since some places (borders, outliers) answer to everything. With a whole quadrant
+    replaced, the first must win most clearly at the top right and least at the bottom left.
+    """
+    local = (change - change.mean(dim=(2, 3), keepdim=True)).abs().mean(dim=1)
+    h, w = local.shape[1] // 2, local.shape[2] // 2  # an odd middle row or column belongs to no quadrant
+    corners = (local[:, :h, -w:], local[:, -h:, :w], local[:, :h, :w], local[:, -h:, -w:])
+    first, second = torch.stack([corner.mean(dim=(1, 2)) for corner in corners], dim=1).tolist()
+    if not min(second) > 0:
+        return False
+    top_right, bottom_left, *others = (one / other for one, other in zip(first, second, strict=True))
+    return top_right > CONTRAST * max(others) and bottom_left * CONTRAST < min(others)
 
 
 def _readings(shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[str, tuple[int, int], int, int]]:
