@@ -1,6 +1,6 @@
 """Print the table of targets: the smallest classifier of each of timm's families, with random weights.
 
-    python benchmarks/families.py > docs/families.md        # about ten minutes on two cores, three quarters of it search
+    python benchmarks/families.py > docs/families.md  # minutes, most of them to find the smallest models
 
 The alignment check is separate from the search for targets. Each quadrant of a picture of noise is changed in turn, and
 each time the change of each quadrant of the map is measured: M[picture, map]. For two quadrants i and j the odds ratio
@@ -29,7 +29,7 @@ explains the alignment check; `tests/test_targets.py` repeats every row.
 
 
 def alignment(model: nn.Module, target: Target, input_size: tuple[int, int, int]) -> float:
-    """How much more a quadrant of the map answers to its own quadrant of the picture than to another: the least odds."""
+    """The least odds with which a quadrant of the map answers to its own quadrant of the picture, not another's."""
     noise = torch.Generator().manual_seed(1)
     pictures = torch.randn(1, *input_size, generator=noise).repeat(5, 1, 1, 1)
     for picture, place in zip(pictures[1:], range(4), strict=True):

@@ -1,45 +1,35 @@
 """A classifier as one object: network, labels and preprocessing, from a bundled model, timm or the caller's own."""
 
-import argparse
 import difflib
 import fnmatch
 import hashlib
 import json
 import operator
-import pickle
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-import numpy as np
-import safetensors.torch
 import timm
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from PIL import Image
 from timm.data.config import resolve_data_config
-from timm.data.dataset_info import CustomDatasetInfo
-from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
-from timm.data.transforms_factory import create_transform
+from timm.data.imagenet_info import infer_imagenet_subset
 from timm.models import get_pretrained_cfg, parse_model_name
 from torch import Tensor, nn
 
+from .checkpoints import check_fit, read_tensors, unprefixed
 from .cifar10 import network as cifar10
-from .images import Framing, framing_of
+from .errors import ModelError, reason, suggest
+from .labels import distinct, in_order, known_labels, read_labels
 from .logits import class_count, logits_of
+from .preprocessing import framed, timm_preprocess
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-
-Preprocess = Callable[[Image.Image], tuple[Tensor, Framing]]
-
-
-class ModelError(ValueError):
-    """A model, its weights, its labels or a class of it cannot be had; the message says what to do."""
 
 
 class Classifier:
@@ -77,14 +67,14 @@ class Classifier:
             raise ModelError(f"{self.name} is in training mode: call model.eval() first.")
         if preprocess is None:
             config = resolve_data_config({"input_size": input_size}, model=model)
-            self.preprocess, self.input_size = _timm_preprocess(config), config["input_size"]
+            self.preprocess, self.input_size = timm_preprocess(config), config["input_size"]
         else:
-            self.preprocess, self.input_size = _framed(preprocess)
+            self.preprocess, self.input_size = framed(preprocess)
         count = self._count_classes()
         if labels is None:
-            self.labels = _own_labels(model, count)
-        elif len(names := _in_order(labels)) == count:
-            self.labels = _distinct([[name] for name in names])
+            self.labels = known_labels(model, count)
+        elif len(names := in_order(labels)) == count:
+            self.labels = distinct([[name] for name in names])
         else:
             raise ModelError(f"{len(names)} labels were given for the {count} classes of {self.name}.")
 
@@ -110,7 +100,7 @@ class Classifier:
             if not text.isdecimal():
                 close = [label for label in self.labels if label.casefold().startswith(f"{text.casefold()} (")]
                 raise ModelError(
-                    f"{self.name} has no class {text[:80]!r}{_suggest(text, self.labels, close)} "
+                    f"{self.name} has no class {text[:80]!r}{suggest(text, self.labels, close)} "
                     f"(a label or an index from 0 to {count - 1})."
                 )
             index = int(text) if len(text) < 10 else count
@@ -133,7 +123,7 @@ class Classifier:
                 output = self.model(self.as_batch(torch.zeros(self.input_size)))
         except Exception as error:
             raise ModelError(
-                f"{self.name} fails on a blank picture of shape {self.input_size} ({_reason(error)}); "
+                f"{self.name} fails on a blank picture of shape {self.input_size} ({reason(error)}); "
                 "if it takes another size, give input_size=(3, H, W) or preprocess=."
             ) from error
         try:
@@ -161,7 +151,7 @@ def load(
     Raises ModelError.
     """
     place = _device(device)
-    names = _read_labels(Path(labels)) if isinstance(labels, str | Path) else labels
+    names = read_labels(Path(labels)) if isinstance(labels, str | Path) else labels
     preprocess = None
     if checkpoint is not None:
         model = _with_checkpoint(name, Path(checkpoint))
@@ -169,7 +159,7 @@ def load(
         row = BUNDLED[name]
         model = row.load()
         names = row.labels if names is None else names
-        preprocess = _timm_preprocess(row.config) if row.config else None
+        preprocess = timm_preprocess(row.config) if row.config else None
     else:
         model = _pretrained(name)
     return Classifier(model.eval().to(place), names, preprocess, name)
@@ -206,7 +196,7 @@ class Bundled:
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 raise ModelError(f"{path.name} is damaged or was changed: its sha256 is not {sha256}. Fetch it again.")
         model = self.network()
-        names, state = model.state_dict().keys(), _read_tensors(path)
+        names, state = model.state_dict().keys(), read_tensors(path)
         if names != state.keys():  # the packaged EfficientNet has timm's tensors, in timm's order, under other names
             state = dict(zip(names, state.values(), strict=True))
         model.load_state_dict(state)
@@ -274,7 +264,7 @@ def _pretrained(name: str) -> nn.Module:
     except Exception as error:  # the hub, its cache, the network and timm each raise their own
         place = f"huggingface.co/{repository}" if repository else f"the source of {name!r}"
         raise ModelError(
-            f"Pretrained weights could not be had from {place} ({_reason(error)}). Without a network, load weights "
+            f"Pretrained weights could not be had from {place} ({reason(error)}). Without a network, load weights "
             f"that you have with checkpoint=, or use a bundled model: {', '.join(BUNDLED)}."
         ) from error
 
@@ -299,7 +289,7 @@ def _check_name(name: str) -> tuple[str | None, str]:
         known = [*timm.list_models(), *timm.list_models(pretrained=True)]
         bundled = difflib.get_close_matches(name[:80], BUNDLED, 1, cutoff=0.8)
         raise ModelError(
-            f"There is no model {name[:80]!r}{_suggest(name, known, bundled)} (`python -m gradcam models` lists them)."
+            f"There is no model {name[:80]!r}{suggest(name, known, bundled)} (`python -m gradcam models` lists them)."
         ) from error
 
 
@@ -313,235 +303,14 @@ def _with_checkpoint(name: str, path: Path) -> nn.Module:
         raise ModelError(f"{name!r} brings its own weights: a checkpoint goes with the name of a timm architecture.")
     _check_name(name)
     model = timm.create_model(name)
-    state = _unprefixed(_read_tensors(path), model)
+    state = unprefixed(read_tensors(path), model)
     heads = _config(name).get("classifier") or ()
     head = f"{heads if isinstance(heads, str) else next(iter(heads), '')}.weight"
     if head in state and len(state[head]) != model.num_classes:
         model = timm.create_model(name, num_classes=len(state[head]))
-    _check_fit(state, model, name, path)
+    check_fit(state, model, name, path)
     model.load_state_dict(state, strict=False)
     return model
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """The one network in a file, as a state dict. Reads tensors only: nothing in the file is executed."""
-    try:
-        if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # timm's own checkpoints hold their arguments
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ModelError(f"There is no checkpoint {path}.") from error
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} is no checkpoint, or holds more than tensors, and opening the rest could run code: save it again "
-            "with torch.save(model.state_dict(), ...) or as .safetensors."
-        ) from error
-    except Exception as error:  # on a damaged file the readers raise nearly anything
-        raise ModelError(
-            f"{path} cannot be read as a checkpoint ({_reason(error)}): give a .safetensors file, or one written by "
-            "torch.save."
-        ) from error
-    if _is_state(content):
-        return content
-    entries = content.items() if isinstance(content, Mapping) else ()
-    networks = {str(key): value for key, value in entries if _is_state(value)}
-    averaged = {key: value for key, value in networks.items() if "ema" in key.lower()}
-    candidates = averaged or networks
-    if len(candidates) != 1:
-        raise ModelError(
-            f"{path} holds {'several networks: ' + ', '.join(candidates) if candidates else 'no network'}; "
-            "save the one to explain with torch.save(model.state_dict(), ...)."
-        )
-    return candidates.popitem()[1]
-
-
-def _is_state(content: object) -> TypeGuard[dict[str, Tensor]]:
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
-    )
-
-
-def _unprefixed(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Take from `state` what lies under the prefix that training tools put before the network's own names."""
-    names = model.state_dict().keys()
-    first = next(iter(names))
-    prefixes = {"", *(key.removesuffix(first) for key in state if key.endswith(f".{first}"))}
-
-    def rank(prefix: str) -> tuple[int, bool, str]:
-        return sum(prefix + name in state for name in names), "ema" in prefix, prefix
-
-    prefix = max(prefixes, key=rank)
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
-def _check_fit(state: dict[str, Tensor], model: nn.Module, name: str, path: Path) -> None:
-    own = model.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    surplus = [key for key in state if key not in own]
-    reshaped = [
-        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the network"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if not (missing or surplus or reshaped):
-        return
-    kinds = (("missing", missing), ("unknown to the network", surplus), ("of another shape", reshaped))
-    found = "; ".join(
-        f"{len(keys)} {kind} ({', '.join(keys[:2])}{', ...' if len(keys) > 2 else ''})" for kind, keys in kinds if keys
-    )
-    cause = "is of another architecture" if missing or surplus else "was trained at another size or width"
-    raise ModelError(f"{path} does not fit {name}, with {len(own)} tensors: {found}. Probably it {cause}.")
-
-
-def _read_labels(path: Path) -> list[str]:
-    try:
-        text = path.read_text("utf-8-sig")
-        if path.suffix != ".json":
-            return [line.strip() for line in text.splitlines() if line.strip()]
-        return _in_order(json.loads(text))
-    except OSError as error:
-        raise ModelError(f"The labels {path} cannot be opened ({error.strerror}).") from error
-    except ValueError as error:
-        raise ModelError(f"{path} does not hold labels, one a line in UTF-8 or as .json ({_reason(error)}).") from error
-
-
-def _in_order(labels: object) -> list[str]:
-    """The names of a list, of {index: name} or of {name: index}, by index. Raises ModelError."""
-    try:
-        if isinstance(labels, Mapping):
-            if all(isinstance(value, int) for value in labels.values()):
-                labels = {index: name for name, index in labels.items()}
-            by_index = {int(index): name for index, name in labels.items()}
-            labels = [by_index[index] for index in range(len(labels))]
-        if isinstance(labels, Sequence) and not isinstance(labels, str) and all(isinstance(n, str) for n in labels):
-            return list(labels)
-    except (KeyError, TypeError, ValueError):
-        pass
-    raise ModelError("Labels are a list of names, {index: name} or {name: index}, with indices from 0 without gaps.")
-
-
-def _own_labels(model: nn.Module, count: int) -> tuple[str, ...]:
-    """The names that timm's configuration of the model stands for, where it was made for as many classes."""
-    config = getattr(model, "pretrained_cfg", {})
-    if config.get("num_classes") == count:
-        if config.get("label_names"):
-            info = CustomDatasetInfo(config["label_names"], config.get("label_descriptions"))
-            return _distinct(
-                [[info.index_to_description(i) if info.has_label(i) else f"class {i}"] for i in range(count)]
-            )
-        if subset := infer_imagenet_subset(config):
-            return _imagenet_labels(subset)
-    return tuple(f"class {i}" for i in range(count))
-
-
-@lru_cache
-def _imagenet_labels(subset: str) -> tuple[str, ...]:
-    """The first synonym; classes that share it get another synonym or the start of their definition in brackets."""
-    info = ImageNetInfo(subset)
-    candidates = []
-    for i in range(info.num_classes()):
-        description = info.index_to_description(i)
-        name, *synonyms = description.split(", ")
-        definition = info.index_to_description(i, detailed=True).removeprefix(f"{description}: ")
-        definition = re.sub(r"^\([^)]*\) |^(an?|the) ", "", definition)
-        phrase = re.split(r"[;:,(]| (?:of|for|that|which|with|having|used|in|on|from) ", definition)[0].strip()
-        candidates.append([name, *(f"{name} ({qualifier})" for qualifier in (*synonyms, phrase) if qualifier)])
-    return _distinct(candidates)
-
-
-def _distinct(candidates: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Give each class the first of its candidates that sets it apart, at last "name (index)"; case is no difference."""
-    ladders = [[*names, f"{names[0]} ({i})"] for i, names in enumerate(candidates)]
-    steps = [0] * len(ladders)
-    while True:
-        labels = [ladder[step] for ladder, step in zip(ladders, steps, strict=True)]
-        uses = Counter(label.casefold() for label in labels)
-        climbing = [
-            i for i, label in enumerate(labels) if uses[label.casefold()] > 1 and steps[i] + 1 < len(ladders[i])
-        ]
-        if not climbing:
-            return tuple(labels)
-        for i in climbing:
-            steps[i] += 1
-
-
-def _timm_preprocess(config: Mapping[str, Any]) -> Preprocess:
-    """Timm's evaluation transform for a data configuration, with the framing that goes with it."""
-    transform = create_transform(**config, is_training=False)
-
-    def preprocess(picture: Image.Image) -> tuple[Tensor, Framing]:
-        framing = framing_of(picture.size, config["input_size"], config["crop_pct"], config["crop_mode"])
-        return transform(picture), framing
-
-    return preprocess
-
-
-def _framed(transform: Callable[[Image.Image], Any]) -> tuple[Preprocess, tuple[int, int, int]]:
-    """The caller's preprocessing, with a framing measured where it gives none, and the shape of what it makes."""
-
-    @lru_cache(maxsize=64)
-    def measured(size: tuple[int, int]) -> Framing:
-        return _measure(transform, size)
-
-    def preprocess(picture: Image.Image) -> tuple[Tensor, Framing]:
-        result = transform(picture)
-        tensor, framing = result if isinstance(result, tuple) else (result, measured(picture.size))
-        return tensor.to("cpu", torch.float32), framing
-
-    sample = transform(Image.new("RGB", (256, 256)))
-    tensor = sample[0] if isinstance(sample, tuple) else sample
-    if not isinstance(tensor, Tensor) or tensor.ndim != 3 or len(tensor) != 3:
-        shape = tuple(tensor.shape) if hasattr(tensor, "shape") else type(tensor).__name__
-        raise ModelError(f"preprocess must make one (3, H, W) tensor of a picture; it made {shape}.")
-    return preprocess, (3, tensor.shape[1], tensor.shape[2])
-
-
-def _measure(transform: Callable[[Image.Image], Tensor], size: tuple[int, int]) -> Framing:
-    """Find the box of a picture that `transform` shows, from what becomes of two ramps, by a straight-line fit."""
-
-    def shown(picture: Image.Image) -> Tensor:
-        return transform(picture).to("cpu", torch.float64)
-
-    black, white = shown(Image.new("RGB", size, "black")), shown(Image.new("RGB", size, "white"))
-
-    def ends(axis: int) -> tuple[float, float]:
-        """First and last edge of the box along `axis` of the picture, 0 for x and 1 for y."""
-        length = size[axis]
-        step = 255 / (length - 1) if length > 256 else 255 // max(length - 1, 1)  # whole steps where they fit
-        ramp = np.rint(step * np.arange(length)).astype(np.uint8)
-        grey = np.broadcast_to(ramp if axis == 0 else ramp[:, None], size[::-1])
-        shade = (shown(Image.fromarray(grey).convert("RGB")) - black) / (white - black)
-        places = (shade * (255 / step) + 0.5).movedim(2 - axis, -1).flatten(0, 1).numpy()
-        seen = ~np.isnan(places).all(0)  # what the transform pads is the same on black and on white
-        mean = np.full(len(seen), np.nan)
-        mean[seen] = np.nanmean(places[:, seen], 0)
-        inner = np.flatnonzero((mean > 1.5) & (mean < length - 1.5))  # beyond, an enlarged ramp is flat
-        if len(inner) < 2:
-            raise ModelError("nothing to measure")
-        slope, start = np.polyfit(inner + 0.5, mean[inner], 1)
-        error = np.nanmax(np.abs(places[:, inner] - (start + slope * (inner + 0.5))))
-        if slope <= 0 or error > 0.02 * length:
-            raise ModelError("not a crop")
-        end = start + slope * len(seen)
-        at_edge = 0.005 * length  # the measurement is no better; a whole picture must not look cropped
-        return (
-            0.0 if abs(start) < at_edge else float(start),
-            float(length if abs(end - length) < at_edge else end),
-        )
-
-    try:
-        (left, right), (top, bottom) = ends(0), ends(1)
-    except ModelError as error:
-        width, height = size
-        raise ModelError(
-            f"What preprocess shows of a {width} x {height} picture cannot be measured; "
-            "let it return (tensor, Framing)."
-        ) from error
-    return Framing(size, (left, top, right, bottom))
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -561,12 +330,3 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 def _tensors_of(model: nn.Module) -> chain[Tensor]:
     return chain(model.parameters(), model.buffers())
-
-
-def _suggest(name: str, known: Sequence[str], first: Sequence[str] = ()) -> str:
-    close = list(dict.fromkeys([*first, *difflib.get_close_matches(name[:80], known, 3)]))[:4]
-    return f"; did you mean {', '.join(close)}?" if close else ""
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).partition("\n")[0][:200].rstrip(".")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,7 +25,8 @@ Question = Class | tuple[Class, Class]  # a class; or (class, rival): why this r
 Asked = tuple[int, int]  # (class, rival) by index; NO_RIVAL when there is none
 
 
-class Prediction(NamedTuple):
+@dataclass(frozen=True)
+class Prediction:
     """A class the network believes in, with its probability in 0..1."""
 
     index: int

@@ -1,10 +1,10 @@
 """Find the layer whose output is the evidence, and read that output as a grid over the picture.
 
 The target is the last output, in execution order, that is still a grid aligned with the picture and that the score
-still depends on. It is found by experiment, not by name. One forward pass over three pictures of noise, the second
-and third of which differ from the first in one quadrant each, records the output of every module:
+still depends on. It is found by experiment, not by name. One forward pass over five pictures of noise, which
+differ from the first in the left, right, upper and lower half, records the output of every module:
 
-- *aligned*: read as a grid, the output changes most in the quadrant in which the picture changed;
+- *aligned*: read as a grid, the output changes in the half in which the picture changed;
 - *the score depends on it*: the gradient of the highest logit is not zero on the grid (after the last block of a
   class-token transformer it is zero everywhere but on the token);
 - of several such outputs on the same grid a *bottleneck* is preferred, through which every path from the picture to
@@ -30,7 +30,7 @@ from .logits import logits_of
 
 LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
 MOST_PREFIX_TOKENS = 16
-CONTRAST = 1.05  # how much more than any other the changed quadrant must respond
+LEAST_CORRELATION = 0.5  # between where a cell lies and which half of the picture it answers to
 
 
 class TargetError(ValueError):
@@ -71,7 +71,7 @@ class Target:
 def find_target(model: nn.Module, input_size: tuple[int, int, int], layer: str | None = None) -> Target:
     """Choose the target of `model` for pictures of `input_size` (channels, height, width).
 
-    With `layer` only that module's output is considered. Costs one forward pass over three pictures and the backward
+    With `layer` only that module's output is considered. Costs one forward pass over five pictures and the backward
     pass of what lies above the target; the model is left as it was. Raises TargetError.
     """
     modules = dict(model.named_modules())
@@ -108,12 +108,12 @@ class _Record:
 
 
 class _Probe:
-    """The forward pass over three pictures of noise, and what it tells about each module's output."""
+    """The forward pass over five pictures of noise, and what it tells about each module's output."""
 
     def __init__(self, model: nn.Module, input_size: tuple[int, int, int]) -> None:
         self.size = input_size[1:]
         self.modules = dict(model.named_modules())
-        self.picture = _noise_with_changed_quadrants(model, input_size).requires_grad_()
+        self.picture = _noise_with_changed_halves(model, input_size).requires_grad_()
         with _recording(model) as self.records:
             # A copy, since a network may work in place on its input, which a leaf of the graph does not allow.
             logits = logits_of(model(self.picture.clone()), batch=len(self.picture))
@@ -237,33 +237,37 @@ class _Probe:
         return ", ".join(list(shapes)[:8]) or "no module that returns a tensor"
 
 
-def _noise_with_changed_quadrants(model: nn.Module, input_size: tuple[int, int, int]) -> Tensor:
-    """Three pictures of the same noise, but for the second's top right and the third's bottom left quadrant."""
+def _noise_with_changed_halves(model: nn.Module, input_size: tuple[int, int, int]) -> Tensor:
+    """Five pictures of the same noise, but for the left, right, upper and lower half of the second to the fifth."""
     channels, height, width = input_size
-    noise = torch.randn(3, channels, height, width, generator=torch.Generator().manual_seed(0))
-    pictures = noise[:1].repeat(3, 1, 1, 1)
-    top, left = height // 2, width // 2
-    pictures[1, :, :top, width - left :] = noise[1, :, :top, width - left :]
-    pictures[2, :, height - top :, :left] = noise[2, :, height - top :, :left]
+    generator = torch.Generator().manual_seed(0)
+    noise, other = torch.randn(2, channels, height, width, generator=generator)
+    pictures = noise.repeat(5, 1, 1, 1)
+    pictures[1, :, :, : width // 2] = other[:, :, : width // 2]
+    pictures[2, :, :, width // 2 :] = other[:, :, width // 2 :]
+    pictures[3, :, : height // 2] = other[:, : height // 2]
+    pictures[4, :, height // 2 :] = other[:, height // 2 :]
     parameter = next((p for p in model.parameters() if p.is_floating_point()), noise)
     return pictures.to(parameter.device, parameter.dtype)
 
 
 def _answers_in_place(change: Tensor) -> bool:
-    """Whether (2, C, h, w) changes lie where the picture was changed: top right in the first, bottom left in the second.
+    """Whether (4, C, h, w) changes lie where the picture changed: in the left, right, upper and lower half.
 
-    What a change does everywhere alike (global attention, squeeze and excitation) is taken off, and the two pictures
-    are compared place by place, since some places (borders, outliers) answer to everything. With a whole quadrant
-    replaced, the first must win most clearly at the top right and least at the bottom left.
+    What a change does everywhere alike (global attention, squeeze and excitation) is taken off. Each cell then says by
+    how much it answers to one half rather than the other, from -1 to 1, and over the cells this must correlate with
+    the side on which they lie.
     """
-    local = (change - change.mean(dim=(2, 3), keepdim=True)).abs().mean(dim=1)
-    h, w = local.shape[1] // 2, local.shape[2] // 2  # an odd middle row or column belongs to no quadrant
-    corners = (local[:, :h, -w:], local[:, -h:, :w], local[:, :h, :w], local[:, -h:, -w:])
-    first, second = torch.stack([corner.mean(dim=(1, 2)) for corner in corners], dim=1).tolist()
-    if not min(second) > 0:
-        return False
-    top_right, bottom_left, *others = (one / other for one, other in zip(first, second, strict=True))
-    return top_right > CONTRAST * max(others) and bottom_left * CONTRAST < min(others)
+    answer = (change - change.mean(dim=(2, 3), keepdim=True)).abs().mean(dim=1)
+    for one, other, axis in ((answer[0], answer[1], 1), (answer[2], answer[3], 0)):
+        preference = ((one - other) / (one + other)).nan_to_num(0.0)
+        cells = torch.arange(answer.shape[1 + axis], device=answer.device)
+        side = torch.sign(len(cells) - 1 - 2 * cells).float()
+        side = (side if axis == 1 else side[:, None]).expand_as(preference)
+        correlation = torch.corrcoef(torch.stack([preference.flatten(), side.flatten()]))[0, 1]
+        if not correlation > LEAST_CORRELATION:
+            return False
+    return True
 
 
 def _readings(shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[str, tuple[int, int], int, int]]:

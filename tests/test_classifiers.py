@@ -25,6 +25,7 @@ from gradcam import classifiers
 from gradcam.cifar10.network import CLASSES, Cifar10Net, normalise
 from gradcam.classifiers import BUNDLED, Classifier, ModelError, available_models, load
 from gradcam.images import Framing, framing_of
+from gradcam.labels import imagenet_labels
 
 SUBSETS = ("imagenet-1k", "imagenet-12k", "imagenet-22k", "imagenet-21k-goog", "imagenet-21k-miil", "imagenet-22k-ms")
 PICTURES = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -547,7 +548,7 @@ def test_equal_labels_are_numbered_apart() -> None:
 
 @pytest.mark.parametrize("subset", SUBSETS)
 def test_imagenet_labels_are_different_and_start_with_the_first_synonym(subset: str) -> None:
-    labels = classifiers._imagenet_labels(subset)
+    labels = imagenet_labels(subset)
     info = ImageNetInfo(subset)
     firsts = [description.split(", ")[0] for description in info.label_descriptions()]
     assert len(labels) == info.num_classes() == len({label.casefold() for label in labels})

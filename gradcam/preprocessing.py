@@ -1,0 +1,91 @@
+"""From a picture to what the network is fed, together with the box of the picture that it shows."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+
+from .errors import ModelError
+from .images import Framing, framing_of
+
+Preprocess = Callable[[Image.Image], tuple[Tensor, Framing]]
+
+
+def timm_preprocess(config: Mapping[str, Any]) -> Preprocess:
+    """Timm's evaluation transform for a data configuration, with the framing that goes with it."""
+    transform = create_transform(**config, is_training=False)
+
+    def preprocess(picture: Image.Image) -> tuple[Tensor, Framing]:
+        framing = framing_of(picture.size, config["input_size"], config["crop_pct"], config["crop_mode"])
+        return transform(picture), framing
+
+    return preprocess
+
+
+def framed(transform: Callable[[Image.Image], Any]) -> tuple[Preprocess, tuple[int, int, int]]:
+    """The caller's preprocessing, with a framing measured where it gives none, and the shape of what it makes."""
+
+    @lru_cache(maxsize=64)
+    def measured(size: tuple[int, int]) -> Framing:
+        return _measure(transform, size)
+
+    def preprocess(picture: Image.Image) -> tuple[Tensor, Framing]:
+        result = transform(picture)
+        tensor, framing = result if isinstance(result, tuple) else (result, measured(picture.size))
+        return tensor.to("cpu", torch.float32), framing
+
+    sample = transform(Image.new("RGB", (256, 256)))
+    tensor = sample[0] if isinstance(sample, tuple) else sample
+    if not isinstance(tensor, Tensor) or tensor.ndim != 3 or len(tensor) != 3:
+        shape = tuple(tensor.shape) if hasattr(tensor, "shape") else type(tensor).__name__
+        raise ModelError(f"preprocess must make one (3, H, W) tensor of a picture; it made {shape}.")
+    return preprocess, (3, tensor.shape[1], tensor.shape[2])
+
+
+def _measure(transform: Callable[[Image.Image], Tensor], size: tuple[int, int]) -> Framing:
+    """Find the box of a picture that `transform` shows, from what becomes of two ramps, by a straight-line fit."""
+
+    def shown(picture: Image.Image) -> Tensor:
+        return transform(picture).to("cpu", torch.float64)
+
+    black, white = shown(Image.new("RGB", size, "black")), shown(Image.new("RGB", size, "white"))
+
+    def ends(axis: int) -> tuple[float, float]:
+        """First and last edge of the box along `axis` of the picture, 0 for x and 1 for y."""
+        length = size[axis]
+        step = 255 / (length - 1) if length > 256 else 255 // max(length - 1, 1)  # whole steps where they fit
+        ramp = np.rint(step * np.arange(length)).astype(np.uint8)
+        grey = np.broadcast_to(ramp if axis == 0 else ramp[:, None], size[::-1])
+        shade = (shown(Image.fromarray(grey).convert("RGB")) - black) / (white - black)
+        places = (shade * (255 / step) + 0.5).movedim(2 - axis, -1).flatten(0, 1).numpy()
+        seen = ~np.isnan(places).all(0)  # what the transform pads is the same on black and on white
+        mean = np.full(len(seen), np.nan)
+        mean[seen] = np.nanmean(places[:, seen], 0)
+        inner = np.flatnonzero((mean > 1.5) & (mean < length - 1.5))  # beyond, an enlarged ramp is flat
+        if len(inner) < 2:
+            raise ModelError("nothing to measure")
+        slope, start = np.polyfit(inner + 0.5, mean[inner], 1)
+        error = np.nanmax(np.abs(places[:, inner] - (start + slope * (inner + 0.5))))
+        if slope <= 0 or error > 0.02 * length:
+            raise ModelError("not a crop")
+        end = start + slope * len(seen)
+        at_edge = 0.005 * length  # the measurement is no better; a whole picture must not look cropped
+        return (
+            0.0 if abs(start) < at_edge else float(start),
+            float(length if abs(end - length) < at_edge else end),
+        )
+
+    try:
+        (left, right), (top, bottom) = ends(0), ends(1)
+    except ModelError as error:
+        width, height = size
+        raise ModelError(
+            f"What preprocess shows of a {width} x {height} picture cannot be measured; "
+            "let it return (tensor, Framing)."
+        ) from error
+    return Framing(size, (left, top, right, bottom))

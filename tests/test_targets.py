@@ -1,0 +1,306 @@
+"""Targets: the right layer, in the right layout, aligned with the picture; or a clear error."""
+
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from benchmarks.families import alignment, build
+from gradcam import Explainer
+from gradcam.targets import Target, TargetError, find_stages, find_target
+
+TABLE = Path(__file__).resolve().parent.parent / "docs" / "families.md"
+ROWS = [
+    [cell.strip(" `") for cell in line.strip("|").split("|")]
+    for line in TABLE.read_text("utf-8").splitlines()
+    if re.match(r"\| [a-z]\w+ \| \w+.* \| \d+x\d+ \|", line)
+]
+ALIGNED = 1.05  # least odds; a map that has lost its place has 1
+
+
+def features_of(width: int = 8, inplace: bool = False) -> list[nn.Module]:
+    return [
+        nn.Conv2d(3, width, 3, padding=1, stride=2),
+        nn.ReLU(inplace),
+        nn.Conv2d(width, width, 3, padding=1, stride=2),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace),
+    ]
+
+
+def head(width: int = 8) -> list[nn.Module]:
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5)]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+# ---- every family of timm ----
+
+
+def test_the_table_has_every_family_that_classifies() -> None:
+    """A family may be left out of the table only when none of its models classifies."""
+    left_out = set(timm.list_modules()) - {row[0] for row in ROWS}
+    for family in left_out:
+        for name in timm.list_models(module=family):
+            with torch.device("meta"):
+                assert timm.create_model(name).num_classes == 0, name
+    assert len(ROWS) == 95
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_family(row: list[str]) -> None:
+    """The target is the one in the table, and its map is aligned with the picture."""
+    _, name, _, layer, layout, grid, prefix, _ = row
+    model, size = build(name)
+    target = find_target(model, size)
+    found = (target.layer, target.layout, "x".join(map(str, target.grid)), str(target.prefix))
+    assert found == (layer, layout, grid, prefix)
+    assert alignment(model, target, size) > ALIGNED
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "mnasnet0_5", "mobilenet_v2"]
+    + ["mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "vgg11", "vit_b_32"]
+    + ["swin_t", "swin_v2_t", "maxvit_t", "inception_v3"],
+)
+def test_torchvision_classifier(name: str) -> None:
+    model = torchvision.models.get_model(name, weights=None, **({"init_weights": True} if "ception" in name else {}))
+    model, size = model.eval(), (3, 224, 224)
+    target = find_target(model, size)
+    assert min(target.grid) >= 4
+    assert alignment(model, target, size) > ALIGNED
+
+
+def test_the_corner_of_the_picture_moves_the_corner_of_the_map() -> None:
+    """The whole way through the explainer: on tokens, on channels last, and on a grid that is not square."""
+    for name, size in (("test_vit", (160, 160)), ("test_mambaout", (160, 160)), ("resnet10t", (128, 224))):
+        explainer = Explainer(timm.create_model(name).eval())
+        pictures = torch.randn(1, 3, *size).repeat(2, 1, 1, 1)
+        pictures[1, :, -size[0] // 4 :, : size[1] // 4] = torch.randn(3, size[0] // 4, size[1] // 4)
+        change = (lambda maps: (maps[1] - maps[0]).abs())(explainer(pictures, classes=3).signed)[0]
+        row, column = divmod(int(change.argmax()), change.shape[1])
+        assert row >= change.shape[0] * 0.6, name
+        assert column < change.shape[1] * 0.4, name
+
+
+# ---- hand-written networks ----
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_sequential_ends_at_the_last_activation(inplace: bool) -> None:
+    model = nn.Sequential(*features_of(inplace=inplace), *head()).eval()
+    assert find_target(model, (3, 32, 48)) == Target("4", "NCHW", (8, 12), 8)
+
+
+def test_the_outermost_module_lends_its_name() -> None:
+    model = nn.Sequential(nn.Sequential(*features_of()), nn.Identity(), *head()).eval()
+    assert find_target(model, (3, 32, 32)).layer == "0"
+
+
+class ChannelsLast(nn.Module):
+    """Works on (B, h, w, C), with as many channels as cells, so that the shape alone does not tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+        self.block = nn.Sequential(nn.Linear(8, 8), nn.GELU())
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.patches(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+def test_layout_is_told_by_alignment_where_the_shape_does_not() -> None:
+    assert find_target(ChannelsLast().eval(), (3, 32, 32)) == Target("block", "NHWC", (8, 8), 8)
+
+
+class Tokens(nn.Module):
+    """Patch tokens behind `prefix` others, in raster order or in a shuffled one."""
+
+    def __init__(self, prefix: int, order: Tensor | None = None) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, stride=4)
+        self.first = nn.Parameter(torch.randn(1, prefix, 8))
+        self.order = order
+        self.block = nn.Sequential(nn.Linear(8, 8), nn.GELU())
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).mT
+        if self.order is not None:
+            tokens = tokens[:, self.order]
+        return self.head(self.block(torch.cat([self.first.expand(len(x), -1, -1), tokens], dim=1)).mean(1))
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+@pytest.mark.parametrize(("size", "grid"), [((32, 32), (8, 8)), ((48, 32), (12, 8)), ((28, 64), (7, 16))])
+def test_prefix_tokens_are_dropped(prefix: int, size: tuple[int, int], grid: tuple[int, int]) -> None:
+    assert find_target(Tokens(prefix).eval(), (3, *size)) == Target("block", "NLC", grid, 8, prefix)
+
+
+def test_tokens_in_another_order_are_no_map() -> None:
+    """Shuffled, transposed or mirrored tokens have the right shape and the wrong places."""
+    raster = torch.arange(64).view(8, 8)
+    for order in (torch.randperm(64), raster.T.flatten(), raster.flip(0).flatten(), raster.flip(1).flatten()):
+        model = Tokens(1, order).eval()
+        assert find_target(model, (3, 32, 32)).layer == "patches"
+        with pytest.raises(TargetError, match=r"'block' cannot be explained: no grid of the picture.*\(65, 8\)"):
+            find_target(model, (3, 32, 32), "block")
+
+
+class ClassToken(nn.Module):
+    """Two blocks of attention, the class read from the first token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, stride=4)
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True) for _ in range(2)
+        )
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.patches(x).flatten(2).mT], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x[:, 0])
+
+
+def test_after_the_last_block_of_a_class_token_network_the_score_depends_on_no_patch() -> None:
+    model = ClassToken().eval()
+    assert find_target(model, (3, 32, 32)) == Target("blocks.0", "NLC", (8, 8), 16, 1)
+    with pytest.raises(TargetError, match=r"'blocks.1' cannot be explained: the score does not depend on its grid"):
+        find_target(model, (3, 32, 32), "blocks.1")
+
+
+class TwoPaths(nn.Module):
+    """A residual branch that ends after the trunk's last module: only the block's output is a bottleneck."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.branch = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head((x + self.branch(x)).mean((2, 3)))
+
+
+def test_a_bottleneck_is_preferred_to_a_branch() -> None:
+    assert find_target(TwoPaths().eval(), (3, 32, 32)).layer == "stem"
+    assert find_target(TwoPaths().eval(), (3, 32, 32), "branch").grid == (8, 8)
+
+
+class Twice(nn.Module):
+    """One module that runs twice; the second run sees the mirrored picture when asked to."""
+
+    def __init__(self, mirror: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(8, 5)
+        self.mirror = mirror
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(self.stem(x))
+        x = self.block(x.flip(3) if self.mirror else x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_the_right_run_of_a_module_that_runs_twice() -> None:
+    assert find_target(Twice(mirror=False).eval(), (3, 32, 32)) == Target("block", "NCHW", (8, 8), 8, call=1)
+    assert find_target(Twice(mirror=True).eval(), (3, 32, 32)) == Target("block", "NCHW", (8, 8), 8, call=0)
+
+
+def test_a_grid_too_small_to_say_anything_sends_the_search_back() -> None:
+    model = timm.create_model("resnet18").eval()
+    assert (find_target(model, (3, 224, 224)).layer, find_target(model, (3, 224, 224)).grid) == ("layer4", (7, 7))
+    assert (find_target(model, (3, 32, 32)).layer, find_target(model, (3, 32, 32)).grid) == ("layer2", (4, 4))
+    assert (find_target(model, (3, 160, 288)).layer, find_target(model, (3, 160, 288)).grid) == ("layer4", (5, 9))
+
+
+def test_a_small_grid_is_taken_where_there_is_no_larger() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.ReLU(), *head()).eval()
+    assert find_target(model, (3, 24, 24)).grid == (3, 3)
+
+
+def test_stages_from_the_picture_to_the_score() -> None:
+    stages = find_stages(timm.create_model("resnet18").eval(), (3, 64, 64))
+    assert [(stage.layer, stage.grid) for stage in stages] == [
+        ("act1", (32, 32)),
+        ("layer1", (16, 16)),
+        ("layer2", (8, 8)),
+        ("layer3", (4, 4)),
+        ("layer4", (2, 2)),
+    ]
+
+
+def test_a_head_of_zeros_does_not_hide_the_target() -> None:
+    model = nn.Sequential(*features_of(), *head()).eval()
+    nn.init.zeros_(model[-1].weight)
+    assert find_target(model, (3, 32, 32)).layer == "4"
+
+
+def test_an_in_place_first_layer_may_work_on_its_input() -> None:
+    model = nn.Sequential(nn.ReLU(inplace=True), *features_of(), *head()).eval()
+    assert find_target(model, (3, 32, 32)).layer == "5"
+
+
+# ---- errors ----
+
+
+def test_no_spatial_layer_lists_what_was_seen() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 20), nn.ReLU(), nn.Linear(20, 5)).eval()
+    with pytest.raises(TargetError, match=r"no output of the network is a grid.*seen, last first: 3 \(5,\), 2 \(20,\)"):
+        find_target(model, (3, 16, 16))
+
+
+def test_unknown_layer_names_close_ones() -> None:
+    with pytest.raises(TargetError, match=r"no layer 'layer5'; close to it: .*layer4"):
+        find_target(timm.create_model("resnet18").eval(), (3, 64, 64), "layer5")
+
+
+def test_attention_matrices_are_no_pictures() -> None:
+    model = timm.create_model("test_vit").eval()
+    for block in model.blocks:
+        block.attn.fused_attn = False  # so that the matrix goes through a module
+    with pytest.raises(TargetError, match="'blocks.2.attn.attn_drop' cannot be explained: no grid of the picture"):
+        find_target(model, (3, 160, 160), "blocks.2.attn.attn_drop")
+
+
+def test_a_score_without_gradient_is_told() -> None:
+    class Detached(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).detach()
+
+    with pytest.raises(TargetError, match="score has no gradient"):
+        find_target(Detached(*features_of(), *head()).eval(), (3, 32, 32))
+
+
+def test_read_refuses_another_shape() -> None:
+    target = Target("block", "NLC", (2, 3), 4, prefix=1)
+    tokens = torch.arange(2 * 7 * 4.0).view(2, 7, 4)
+    assert torch.equal(target.read(tokens)[1, :, 1, 2], tokens[1, 6])
+    with pytest.raises(TargetError, match=r"shape \(2, 8, 4\); expected NLC with 4 channels on a grid of 2x3"):
+        target.read(torch.zeros(2, 8, 4))
+
+
+def test_the_search_leaves_the_model_as_it_was() -> None:
+    model = timm.create_model("test_resnet").eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    find_stages(model, (3, 64, 64))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
