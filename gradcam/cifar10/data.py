@@ -1,13 +1,16 @@
 """CIFAR-10 as arrays: from a folder of pictures, or from torchvision's download."""
 
+from http.client import HTTPException
 from pathlib import Path
+from tarfile import TarError
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
+from ..errors import reason
+from ..images import PictureError, read
 from .network import CLASSES
 
 Split = tuple[Tensor, Tensor]  # (N, 3, 32, 32) uint8 pictures, (N,) int64 classes
@@ -36,7 +39,9 @@ def picture_paths(split_folder: Path) -> list[tuple[Path, int]]:
             f"({', '.join(CLASSES)}). Give --data the folder that holds train/ and test/."
         )
     if missing:
-        raise DataError(f"{split_folder} has no sub-folder {', '.join(missing)}; all ten classes are needed.")
+        raise DataError(
+            f"{split_folder} has no sub-folder {', '.join(missing)}: every class needs one, with its pictures."
+        )
     pairs = []
     for index, name in enumerate(CLASSES):
         files = sorted(path for path in (split_folder / name).iterdir() if not path.name.startswith("."))
@@ -51,23 +56,24 @@ def _read_folder(split_folder: Path) -> Split:
     pictures = np.empty((len(pairs), 32, 32, 3), np.uint8)
     for i, (path, _) in enumerate(pairs):
         try:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
+            picture = read(path)
+        except PictureError as error:
             raise DataError(f"{path} cannot be read as a picture; copy it again or remove it.") from error
-        if pixels.shape != (32, 32, 3):
-            height, width = pixels.shape[:2]
-            raise DataError(f"{path} is {width}x{height} pixels; CIFAR-10 pictures are 32x32.")
-        pictures[i] = pixels
+        if picture.size != (32, 32):
+            width, height = picture.size
+            raise DataError(
+                f"{path} is {width}x{height} pixels; CIFAR-10 pictures are 32x32. Scale it down or remove it."
+            )
+        pictures[i] = np.asarray(picture)
     return _as_split(pictures, [index for _, index in pairs])
 
 
 def _read_torchvision(split: str) -> Split:
     try:
         data = CIFAR10(str(DOWNLOADS), train=split == "train", download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, HTTPException, TarError) as error:
         raise DataError(
-            f"CIFAR-10 could not be downloaded to {DOWNLOADS} ({error}). Check the network and try again "
+            f"CIFAR-10 could not be downloaded to {DOWNLOADS} ({reason(error)}). Check the network and try again "
             "(a broken download is replaced), or give --data a folder with train/ and test/ pictures."
         ) from error
     return _as_split(data.data, data.targets)

@@ -25,6 +25,7 @@ class Stage(nn.Module):
         self.residual = conv_norm_act(outputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H, W), with half of H and W when the stage pools."""
         x = self.widen(x)
         return x + self.residual(x)
 
@@ -47,6 +48,7 @@ class Cifar10Net(nn.Module):
         self.head = nn.Linear(384, len(CLASSES))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) as `normalise` returns them -> (B, 10) logits, in the order of CLASSES."""
         x = self.stage3(self.stage2(self.stage1(self.stem(x))))
         return self.head(x.mean(dim=(2, 3)))
 

@@ -149,8 +149,11 @@ class Training:
 
     @torch.no_grad()
     def _rescale_filters(self) -> None:
-        """Keep each filter bank's norm: normalisation follows, so only its direction matters, and Muon's steps
-        (of fixed length) would otherwise grow it and with it shrink the effective learning rate."""
+        """Keep each filter bank's norm.
+
+        Normalisation follows, so only its direction matters, and Muon's steps (of fixed length) would otherwise grow
+        it and with it shrink the effective learning rate.
+        """
         for matrix in self.matrices:
             matrix.mul_(len(matrix) ** 0.5 / matrix.norm())
 
