@@ -1,5 +1,6 @@
 """Explainer: one forward pass of any image classifier -> where the evidence for each class is."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock, get_ident
 from typing import Any
@@ -79,8 +80,13 @@ class Explainer:
         self.model, self.layer, self.method = model, layer, method
         self._targets: dict[tuple[int, ...], Target] = {}
         self._lock = Lock()
-        input_size = input_size or _configured_input_size(model)
-        self._latest = None if input_size is None else self._target_for(input_size)
+        self._latest: Target | None = None
+        if input_size is not None:
+            self._latest = self._target_for(input_size)
+        elif (configured := _configured_input_size(model)) is not None:
+            # A network built for another size than its configuration names fails here; its pictures will tell.
+            with suppress(AssertionError, RuntimeError):
+                self._latest = self._target_for(configured)
 
     @property
     def target(self) -> Target:

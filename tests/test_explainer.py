@@ -749,3 +749,14 @@ def test_threads_share_a_held_pass():
     with ThreadPoolExecutor(8) as pool:
         maps = list(pool.map(lambda i: held.explain(i % CLASSES).signed, range(80)))
     assert all(signed.equal(serial[i % CLASSES]) for i, signed in enumerate(maps))
+
+
+def test_a_network_built_for_another_size_than_its_configuration_names() -> None:
+    """Its target is known from the first picture on."""
+    model = timm.create_model("test_vit", img_size=64).eval()
+    model.pretrained_cfg["input_size"] = (3, 160, 160)
+    explainer = Explainer(model)
+    with pytest.raises(TargetError, match="give input_size="):
+        _ = explainer.target
+    assert explainer(torch.zeros(1, 3, 64, 64)).maps.shape == (1, 1, 4, 4)
+    assert explainer.target.grid == (4, 4)
