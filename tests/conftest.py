@@ -1,10 +1,31 @@
 """Fixtures that several modules share."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from gradcam.ui.models import Models
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+# Chromium itself asks its maker for updates and the like, unless it is told not to.
+CHROMIUM_FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+
+
+class Served(NamedTuple):
+    """A page that is being served by this process."""
+
+    url: str
+    models: "Models"
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +34,53 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the sample data in ../shared/data is absent")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Served]:
+    """The page as `python app.py` serves it."""
+    from gradcam.ui import page
+    from gradcam.ui.launch import serve
+    from gradcam.ui.models import Models
+
+    models = Models()
+    blocks = serve(page.build(models), block=False)
+    yield Served(blocks.local_url, models)
+    blocks.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("Chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: "Browser", served: Served) -> Iterator["Page"]:
+    """A visitor's page, just opened. Fails when it asks anything of another machine, or logs an error."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    strangers: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: strangers.append(request.url) if _leaves(request.url) else None)
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(served.url)
+    page.get_by_role("group", name="Examples").wait_for()
+    yield page
+    context.close()
+    assert strangers == []
+    assert errors == []
+
+
+def _leaves(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme not in ("data", "blob") and parts.hostname != "127.0.0.1"

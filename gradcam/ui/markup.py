@@ -1,0 +1,102 @@
+"""Fragments of the page, as HTML. Whatever a visitor or a model can name is escaped here and nowhere else."""
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import NamedTuple
+
+from PIL import Image
+
+# A click on an element with data-value becomes an event of the fragment: event.value.
+CHOOSE = """
+element.addEventListener('click', event => {
+    const chosen = event.target.closest('[data-value]')
+    if (chosen) trigger('click', { value: Number(chosen.dataset.value) })
+})
+"""
+# The position of the slider, kept when the pictures change.
+SLIDE = "element.addEventListener('input', event => element.style.setProperty('--at', `${event.target.value}%`))"
+
+
+class Answer(NamedTuple):
+    """A class in the list: its index, name and probability, and its map as a thumbnail."""
+
+    class_: int
+    label: str
+    probability: float
+    thumbnail: Image.Image
+
+
+def data_url(picture: Image.Image) -> str:
+    """A picture within the page itself, so that no file of it stays on the server."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def percent(probability: float) -> str:
+    """A probability with as many digits as tell something: 89.7 %, 0.02 %, below 0.01 %."""
+    if probability < 0.0001:
+        return "< 0.01 %"
+    return f"{probability:.2%}".replace("%", " %") if probability < 0.001 else f"{probability:.1%}".replace("%", " %")
+
+
+def notice(message: str = "", kind: str = "problem") -> str:
+    """One sentence to the visitor, read out by screen readers; nothing without one."""
+    return f'<p class="notice {kind}" role="alert">{escape(message)}</p>' if message else ""
+
+
+def comparison(picture: Image.Image, evidence: Image.Image, about: str) -> str:
+    """Two pictures of one size on top of each other, with a slider between them."""
+    width, height = picture.size
+    return (
+        f'<figure class="comparison" style="--ratio: {width / height:.4f}">'
+        f'<img src="{data_url(picture)}" alt="The picture" draggable="false">'
+        f'<img class="evidence" src="{data_url(evidence)}" alt="{escape(about)}" draggable="false">'
+        '<span class="divider"></span>'
+        '<input type="range" min="0" max="100" step="1" value="12" aria-label="How much of the picture to uncover">'
+        "</figure>"
+    )
+
+
+def examples(thumbnails: Iterable[tuple[Image.Image, str]]) -> str:
+    """Pictures to start with, as buttons with their names."""
+    buttons = (
+        f'<button type="button" data-value="{index}" title="{escape(name)}" aria-label="Example: {escape(name)}">'
+        f'<img src="{data_url(picture)}" alt=""></button>'
+        for index, (picture, name) in enumerate(thumbnails)
+    )
+    return f'<div class="examples" role="group" aria-label="Examples">{"".join(buttons)}</div>'
+
+
+def answers(classes: Sequence[Answer], chosen: int) -> str:
+    """The classes as buttons, best first, the chosen one pressed."""
+    buttons = (_answer(answer, chosen) for answer in classes)
+    return f'<div class="answers" role="group" aria-label="Classes">{"".join(buttons)}</div>'
+
+
+def _answer(answer: Answer, chosen: int) -> str:
+    label, pressed = escape(answer.label), "true" if answer.class_ == chosen else "false"
+    return (
+        f'<button type="button" class="answer" data-value="{answer.class_}" aria-pressed="{pressed}" title="{label}">'
+        f'<img src="{data_url(answer.thumbnail)}" alt=""><span class="label">{label}</span>'
+        f'<span class="probability">{percent(answer.probability)}</span>'
+        f'<span class="bar"><span style="width: {100 * answer.probability:.2f}%"></span></span></button>'
+    )
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    """Names and values in one line."""
+    items = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs)
+    return f'<dl class="facts">{"".join(items)}</dl>'
+
+
+def panels(pictures: Iterable[tuple[Image.Image, str, str]]) -> str:
+    """Pictures side by side, each with a title and a line below it."""
+    figures = (
+        f'<figure><img src="{data_url(picture)}" alt="{escape(title)}"><figcaption><b title="{escape(title)}">'
+        f"{escape(title)}</b><span>{escape(detail)}</span></figcaption></figure>"
+        for picture, title, detail in pictures
+    )
+    return f'<div class="panels">{"".join(figures)}</div>'

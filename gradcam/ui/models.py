@@ -1,0 +1,159 @@
+"""The classifiers in memory, and the pictures that each saw last."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..classifiers import BUNDLED, Classifier, load
+from ..errors import ModelError
+from ..images import Framing
+from ..pipeline import Inspection, Question, Result
+from ..render import crisp
+from ..targets import TargetError
+
+MOST_MODELS = 3
+MOST_PICTURES = 16  # of each model
+MOST_PIXELS = 64_000_000  # of those pictures together: 192 MB
+SCREEN, THUMBNAIL = 1024, 128  # pixels: the longer side of a picture on the page
+
+
+class Seen:
+    """One picture seen by one classifier, and what the page shows of it.
+
+    milliseconds: what the forward pass took, with reading the picture.
+    """
+
+    def __init__(self, picture: Path, classifier: Classifier, layer: str | None) -> None:
+        start = time.perf_counter()
+        self.inspection = Inspection(picture, classifier, layer)
+        self.milliseconds = 1000 * (time.perf_counter() - start)
+        self._latest: tuple[Any, Result] | None = None
+
+    @cached_property
+    def screen(self) -> tuple[Image.Image, Framing]:
+        """The picture as large as a screen shows it, and the box of it that the network saw."""
+        return crisp(*_shrunk(self.inspection.picture, self.inspection.framing, SCREEN))
+
+    @cached_property
+    def thumbnail(self) -> tuple[Image.Image, Framing]:
+        """What the network saw of it, as small as a thumbnail."""
+        return _shrunk(*_cropped(*self.screen), THUMBNAIL)
+
+    def explain(self, questions: Sequence[Question], method: str) -> Result:
+        """As `Inspection.explain`; the latest answer is kept, since a new look asks for it again."""
+        latest = self._latest
+        if latest is None or latest[0] != (questions, method):
+            latest = self._latest = (questions, method), self.inspection.explain(list(questions), method)
+        return latest[1]
+
+
+class Loaded:
+    """A classifier, and what it saw last."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+        with suppress(TargetError):
+            Inspection(Image.new("RGB", (64, 64)), classifier)  # finds the layer, once and outside of every time shown
+        self._seen: OrderedDict[tuple[Path, str | None], Seen] = OrderedDict()
+        self._lock = Lock()
+
+    def see(self, picture: Path, layer: str | None = None) -> Seen:
+        """Show a picture to the classifier, unless it just saw it. Raises PictureError, TargetError."""
+        key = picture, layer
+        with self._lock:
+            if key in self._seen:
+                self._seen.move_to_end(key)
+                return self._seen[key]
+        seen = Seen(picture, self.classifier, layer)
+        with self._lock:
+            self._seen[key] = seen
+            while len(self._seen) > 1 and (len(self._seen) > MOST_PICTURES or self._pixels() > MOST_PIXELS):
+                self._seen.popitem(last=False)
+        return seen
+
+    def _pixels(self) -> int:
+        sizes = (seen.inspection.picture.size for seen in self._seen.values())
+        return sum(width * height for width, height in sizes)
+
+
+class Models:
+    """The classifiers the page offers, by name: loaded when asked for, one at a time, the least recently used goes.
+
+    own: the user's own classifier, which always stays. default: the name of the one to start with. public: strangers
+    visit, who may have the bundled models and `own`, and nothing else.
+    """
+
+    def __init__(
+        self,
+        own: Classifier | None = None,
+        default: str | None = None,
+        device: str | torch.device | None = None,
+        public: bool = False,
+    ) -> None:
+        self.device, self.public = device, public
+        self._own = Loaded(own) if own else None
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._lock, self._loading = Lock(), Lock()
+        self.names = [*([own.name] if own else []), *(name for name in BUNDLED if _has_weights(name))]
+        self.default = default or self.names[0]
+
+    def get(self, name: str) -> Loaded:
+        """The classifier of that name, loaded if need be. Raises ModelError."""
+        if self._own and name == self._own.classifier.name:
+            return self._own
+        if self.public and name not in self.names:
+            raise ModelError(f"There is no model {name[:80]!r} here: choose one of {', '.join(self.names)}.")
+        if (found := self._find(name)) is not None:
+            return found
+        with self._loading:
+            if (found := self._find(name)) is not None:
+                return found
+            loaded = Loaded(load(name, device=self.device))
+            with self._lock:
+                self._loaded[name] = loaded
+                while len(self._loaded) > MOST_MODELS:
+                    self._loaded.popitem(last=False)
+            return loaded
+
+    def _find(self, name: str) -> Loaded | None:
+        with self._lock:
+            if name in self._loaded:
+                self._loaded.move_to_end(name)
+            return self._loaded.get(name)
+
+
+def _has_weights(name: str) -> bool:
+    try:
+        BUNDLED[name].weights()
+    except ModelError:
+        return False
+    return True
+
+
+def _shrunk(picture: Image.Image, framing: Framing, side: int) -> tuple[Image.Image, Framing]:
+    """A picture with its longer side at `side` pixels, if it is longer, and its framing."""
+    scale = side / max(picture.size)
+    if scale >= 1:
+        return picture, framing
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    x, y = size[0] / picture.width, size[1] / picture.height
+    left, top, right, bottom = framing.box
+    box = left * x, top * y, right * x, bottom * y
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2), replace(framing, size=size, box=box)
+
+
+def _cropped(picture: Image.Image, framing: Framing) -> tuple[Image.Image, Framing]:
+    """The part of a picture that lies in its framing's box."""
+    left, top, right, bottom = framing.box
+    x, y = max(0, round(left)), max(0, round(top))
+    part = picture.crop((x, y, min(picture.width, round(right)), min(picture.height, round(bottom))))
+    return part, Framing(part.size, (left - x, top - y, right - x, bottom - y))

@@ -1,0 +1,76 @@
+"""The page: a rail with the picture and the model, and a tab for each kind of question."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from . import explain, rail
+from .models import Models
+
+HERE = Path(__file__).parent
+HEADER = """<header><h1>Grad<span>CAM</span></h1><p>Why a network said that, and not the other thing</p></header>"""
+
+
+def build(models: Models) -> gr.Blocks:
+    """The whole page, ready to be launched with `LOOK`."""
+    with gr.Blocks(title="Grad-CAM", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
+        gr.HTML(HEADER, apply_default_css=False, elem_id="header")
+        with gr.Row(elem_id="page"):
+            with gr.Column(elem_id="rail", min_width=280):
+                subject = rail.build(models)
+            with gr.Column(elem_id="main", min_width=300), gr.Tabs(), gr.Tab("Explain"):
+                explain.build(subject, models)
+    page.queue(max_size=64, default_concurrency_limit=4)
+    return page
+
+
+def look() -> dict[str, Any]:
+    """Arguments of `launch` for colours, fonts and layout."""
+    return {"theme": _theme(), "css_paths": HERE / "style.css"}
+
+
+def _theme() -> gr.themes.Base:
+    """Base with one accent, in which all text has a contrast of 4.5 or more."""
+    theme = gr.themes.Base(
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="zinc",
+        # Gradio brings its fonts along; of the semi-bold ones most letters are missing.
+        font=(gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"),
+        font_mono=(gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"),
+    )
+    return theme.set(
+        body_background_fill="#ffffff",
+        body_background_fill_dark="#111113",
+        background_fill_secondary="*neutral_100",
+        background_fill_secondary_dark="#1d1d20",
+        block_background_fill_dark="#111113",
+        block_shadow="none",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        block_label_text_color="*neutral_600",
+        block_title_text_color="*neutral_600",
+        block_title_text_color_dark="*neutral_400",
+        color_accent="*primary_700",
+        border_color_accent="*primary_700",
+        border_color_accent_dark="*primary_400",
+        input_background_fill="*neutral_50",
+        input_background_fill_dark="#1d1d20",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_700",
+        slider_color="*primary_700",
+        slider_color_dark="*primary_400",
+        button_secondary_background_fill="*neutral_100",
+        button_secondary_background_fill_dark="#1d1d20",
+        button_secondary_background_fill_hover="*neutral_200",
+        button_secondary_background_fill_hover_dark="*neutral_800",
+        button_border_width="1px",
+        button_secondary_border_color="*neutral_300",
+        button_secondary_border_color_dark="*neutral_700",
+        checkbox_background_color_selected="*primary_700",
+        checkbox_border_color_selected="*primary_700",
+    )
