@@ -99,6 +99,7 @@ class _Record:
 
     layer: str
     call: int
+    input: Tensor | None
     output: Tensor
     version: int  # an in-place operation later makes another output of the same tensor
     node: Node | None  # where the output stands in the graph
@@ -122,15 +123,16 @@ class _Probe:
             raise TargetError("the network's score has no gradient: its forward pass runs under no_grad or detaches.")
 
     def _score(self, logits: Tensor) -> Tensor:
-        """The highest logits; under a head whose weights are all zero, as some start, the features below it instead."""
+        """The highest logits; under a last layer of zeros, as some start, the features that it is given instead."""
         score = logits.max(dim=1).values.float().sum()
-        vectors = [r.output for r in self.records if r.output.ndim == 2 and r.output is not logits]
-        if vectors and vectors[-1].requires_grad and score.requires_grad:
-            (gradient,) = torch.autograd.grad(score, vectors[-1], retain_graph=True, allow_unused=True)
-            if gradient is not None and not gradient.any():
-                # Not the plain sum, which a normalisation layer keeps constant.
-                return (vectors[-1].float() * torch.linspace(-1, 1, vectors[-1].shape[1], device=score.device)).sum()
-        return score
+        features = next((record.input for record in self.records if record.output is logits), None)
+        if features is None or not features.requires_grad:
+            return score
+        (gradient,) = torch.autograd.grad(score, features, retain_graph=True)
+        if gradient.any():
+            return score
+        # Not the plain sum, which a normalisation layer keeps constant.
+        return (features.flatten(1) * torch.linspace(-1, 1, features[0].numel()).to(features)).sum()
 
     def choose(self) -> Target:
         """The target of the whole network."""
@@ -304,14 +306,15 @@ def _recording(model: nn.Module) -> Iterator[list[_Record]]:
     calls: Counter[str] = Counter()
     thread = get_ident()
 
-    def hook(layer: str, output: Any) -> None:
+    def hook(layer: str, inputs: tuple[Any, ...], output: Any) -> None:
         if get_ident() != thread or not isinstance(output, Tensor):
             return
-        records.append(_Record(layer, calls[layer], output, output._version, output.grad_fn))
+        given = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
+        records.append(_Record(layer, calls[layer], given, output, output._version, output.grad_fn))
         calls[layer] += 1
 
     handles = [
-        module.register_forward_hook(lambda _, __, output, layer=name: hook(layer, output))
+        module.register_forward_hook(lambda _, inputs, output, layer=name: hook(layer, inputs, output))
         for name, module in model.named_modules()
         if name
     ]
