@@ -1,5 +1,6 @@
 """How concentrated the evidence is, and whether the answer hangs on it, over a whole set of pictures."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class Evidence:
         def row(chosen: Tensor) -> list[str]:
             groups = chosen & self.right, chosen & ~self.right
             means = [self.concentration[group].nanmean().item() for group in groups]
-            return [*(f"{mean:.1%}" for mean in means), *(f"{int(group.sum()):,}" for group in groups)]
+            return [*map(_percent, means), *(f"{int(group.sum()):,}" for group in groups)]
 
         return self._table(["Right", "Wrong", "n right", "n wrong"], row)
 
@@ -51,7 +52,7 @@ class Evidence:
         def row(chosen: Tensor) -> list[str]:
             group = chosen & self.right
             shares = [flipped[group].double().mean().item() for flipped in self.flips.values()]
-            return [*(f"{share:.1%}" for share in shares), f"{int(group.sum()):,}"]
+            return [*map(_percent, shares), f"{int(group.sum()):,}"]
 
         return self._table([*self.flips, "n"], row)
 
@@ -135,3 +136,7 @@ def answers_without(deleted: Tensor, pictures: Tensor, network: nn.Module, repor
             blanked = batch.masked_fill(mask[:, None].to(batch.device), 0.0)  # the mean colour, once normalised
             answers.append(network(blanked).argmax(1).cpu())
     return torch.cat(answers)
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{share:.1%}"

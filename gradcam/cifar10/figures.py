@@ -20,7 +20,7 @@ from .weights import hardware, versions
 
 SHOWN = ("deer", "ship")  # the classes of the figure of right answers
 RIGHT, WRONG = 3, 6  # pictures shown: right answers of each class, and wrong answers in all
-SIDE, GAP, TEXT = 256, 16, 17  # of a panel, between panels, and the height of letters, in pixels
+SIDE, GAP, TEXT, LINE = 256, 16, 17, 23  # of a panel, between panels, of letters and of a line of them, in pixels
 OPACITY = 0.55  # lets the squares of the picture through, which are all there is to recognise
 
 INK, PALE = "#1a1a1a", "#6b6b6b"
@@ -57,7 +57,7 @@ def draw(
         with replacing(path) as temporary:
             _sheet(rows).save(temporary, "PNG", optimize=True)
     with replacing(paths[2]) as temporary:
-        temporary.write_text(_page(measured, command, hardware(classifier.device)), "utf-8")
+        temporary.write_text(_page(measured, command, hardware(classifier.device), seed), "utf-8")
     return paths
 
 
@@ -114,20 +114,19 @@ def _overlay(result: Result, question: int | tuple[int, int]) -> Image.Image:
 
 def _sheet(rows: list[list[Cell]]) -> Image.Image:
     """Cells of one size in rows on white, and the colour bar below."""
-    line = round(1.35 * TEXT)
-    head, panel = 2 * line + GAP // 4, rows[0][0].panel
+    head, panel = 2 * LINE + GAP // 4, rows[0][0].panel
     width, height = panel.width + GAP, head + panel.height + GAP
-    sheet = Image.new("RGB", (GAP + width * len(rows[0]), GAP + height * len(rows) + 2 * line), "white")
+    sheet = Image.new("RGB", (GAP + width * len(rows[0]), GAP + height * len(rows) + 2 * LINE), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
     for row, cells in enumerate(rows):
         for column, cell in enumerate(cells):
             x, y = GAP + column * width, GAP + row * height
             draw.text((x, y), cell.title, INK, font)
-            draw.text((x, y + line), cell.remark, PALE, font)
+            draw.text((x, y + LINE), cell.remark, PALE, font)
             sheet.paste(cell.panel, (x, y + head))
 
     bar = Framing((SIDE // 2, TEXT // 2), (0, 0, SIDE // 2, TEXT // 2))
-    x, y = sheet.width - GAP, sheet.height - line
+    x, y = sheet.width - GAP, sheet.height - LINE
     draw.text((x, y), "strongest evidence", PALE, font, anchor="rm")
     x -= round(draw.textlength("strongest evidence", font)) + GAP // 2 + bar.size[0]
     sheet.paste(render.heatmap(np.linspace(0, 1, bar.size[0])[None], bar), (x, y - bar.size[1] // 2))
@@ -135,11 +134,12 @@ def _sheet(rows: list[list[Cell]]) -> Image.Image:
     return sheet
 
 
-def _page(measured: Evidence, command: str, machine: str) -> str:
+def _page(measured: Evidence, command: str, machine: str, seed: int) -> str:
     count = len(measured.labels)
+    packages = ", ".join(f"{name} {number}" for name, number in versions().items())
     return f"""# What the CIFAR-10 network looks at
 
-Made by `{command}` on {machine} ({", ".join(f"{name} {number}" for name, number in versions().items())}), over
+Made by `{command}` on {machine} ({packages}, seed {seed}), over
 {count:,} test pictures, of which the network recognises {int(measured.right.sum()):,}. Maps are Grad-CAM's, on the
 network's last feature map. Pictures are numbered in the order of the test set.
 

@@ -88,8 +88,8 @@ def hardware(device: torch.device) -> str:
     """What `device` is, in words: the GPU's name, or the processor's and how many cores there are of it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    names = [platform.processor(), platform.machine()]
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names[:0] = [line.partition(":")[2].strip() for line in cpuinfo.open() if line.startswith("model name")][:1]
-    return f"{next(filter(None, names))}, {os.cpu_count()} cores"
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = next(filter(None, [*models, platform.processor(), platform.machine()]))
+    return f"{model}, {os.cpu_count()} cores"

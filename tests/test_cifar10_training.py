@@ -1,0 +1,223 @@
+"""Training: augmentation against a slow oracle, runs that are interrupted, checkpoints that do not fit."""
+
+import errno
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gradcam.cifar10 import training
+from gradcam.cifar10.data import Split
+from gradcam.cifar10.network import MEAN, STD, Cifar10Net
+from gradcam.cifar10.training import Interrupted, Progress, Recipe, Training, augment, train
+
+RECIPE = Recipe(epochs=2, batch_size=10)  # on 30 pictures three steps an epoch
+CPU = torch.device("cpu")
+
+
+def ignore(_: Progress) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def data() -> Split:
+    """Thirty pictures that are easy to tell apart: each class has a grey of its own, under some noise."""
+    labels = torch.arange(30) % 10
+    noise = torch.randint(0, 20, (30, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    return (labels[:, None, None, None] * 25 + noise).to(torch.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def whole_run(data: Split, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], list[Progress], Path]:
+    """A run that nothing interrupts: the weights it ends with, what it reports, and its checkpoint."""
+    checkpoint = tmp_path_factory.mktemp("whole") / "checkpoint.pt"
+    reports: list[Progress] = []
+    network = train(data, RECIPE, checkpoint, CPU, reports.append)
+    assert not network.training
+    return network.state_dict(), reports, checkpoint
+
+
+def test_the_loss_falls(whole_run: tuple[dict[str, Tensor], list[Progress], Path]) -> None:
+    _, reports, _ = whole_run
+    assert [(report.step, report.steps) for report in reports] == [(step, 6) for step in range(1, 7)]
+    assert reports[0].loss == pytest.approx(np.log(10), abs=0.5)  # an untrained network knows nothing
+    assert reports[-1].loss < reports[0].loss - 0.3
+    assert [report.seconds for report in reports] == sorted(report.seconds for report in reports)
+
+
+@pytest.mark.parametrize(
+    ("number", "last"), [(signal.SIGINT, 2), (signal.SIGTERM, 3)], ids=["within an epoch", "after one"]
+)
+def test_an_interrupted_run_ends_bit_for_bit_where_a_whole_one_does(
+    data: Split,
+    whole_run: tuple[dict[str, Tensor], list[Progress], Path],
+    tmp_path: Path,
+    number: signal.Signals,
+    last: int,
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    reports: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        reports.append(progress)
+        if progress.step == last and len(reports) == last:
+            signal.raise_signal(number)
+
+    handler = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=rf"^stopped after step {last} of 6; saved to .*checkpoint\.pt$"):
+        train(data, RECIPE, checkpoint, CPU, report)
+    assert signal.getsignal(number) is handler
+    torch.manual_seed(12345)  # whatever else happens meanwhile does not matter
+    resumed = train(data, RECIPE, checkpoint, CPU, report).state_dict()
+
+    expected, whole_reports, _ = whole_run
+    assert [(r.step, r.loss) for r in reports] == [(r.step, r.loss) for r in whole_reports]
+    assert resumed.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+def test_a_finished_run_is_not_run_again(
+    data: Split, whole_run: tuple[dict[str, Tensor], list[Progress], Path]
+) -> None:
+    expected, _, checkpoint = whole_run
+    reports: list[Progress] = []
+    again = train(data, RECIPE, checkpoint, CPU, reports.append).state_dict()
+    assert reports == []
+    assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
+
+
+def test_another_seed_gives_another_network(
+    data: Split, whole_run: tuple[dict[str, Tensor], list[Progress], Path]
+) -> None:
+    first = Training(data, RECIPE, CPU)
+    second = Training(data, replace(RECIPE, seed=1), CPU)
+    assert not torch.equal(first.network.head.weight, second.network.head.weight)
+    assert first.advance() == whole_run[1][0].loss != second.advance()
+
+
+@pytest.mark.parametrize("change", [{"epochs": 3}, {"seed": 1}, {"cutout": 0}, {"muon_lr": 0.1}])
+def test_the_checkpoint_of_another_recipe_is_refused(
+    data: Split, whole_run: tuple[dict[str, Tensor], list[Progress], Path], change: dict[str, float]
+) -> None:
+    with pytest.raises(ValueError, match=r"checkpoint\.pt belongs to another run .*; give the settings it was started"):
+        train(data, replace(RECIPE, **change), whole_run[2], CPU, ignore)
+
+
+def test_the_checkpoint_of_other_data_is_refused(
+    data: Split, whole_run: tuple[dict[str, Tensor], list[Progress], Path]
+) -> None:
+    with pytest.raises(ValueError, match=r"belongs to another run \(other settings or another number of pictures\)"):
+        train((data[0][:20], data[1][:20]), RECIPE, whole_run[2], CPU, ignore)
+
+
+def test_too_few_pictures_are_told(data: Split, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^30 pictures do not fill one batch of 500\.$"):
+        train(data, Recipe(), tmp_path / "checkpoint.pt", CPU, ignore)
+
+
+@pytest.mark.parametrize("failing", ["torch.save", "os.replace"])
+def test_a_full_disk_leaves_the_checkpoint_before(
+    data: Split,
+    whole_run: tuple[dict[str, Tensor], list[Progress], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: str,
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(whole_run[2].read_bytes())
+    run = Training(data, RECIPE, CPU)
+    run.resume(checkpoint)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(
+        OSError, match=r"checkpoint\.pt could not be written \(No space left on device\); what was there"
+    ):
+        run.save(checkpoint)
+    assert checkpoint.read_bytes() == whole_run[2].read_bytes()
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def test_a_checkpoint_that_breaks_off_in_the_middle_leaves_the_one_before(
+    data: Split, whole_run: tuple[dict[str, Tensor], list[Progress], Path], tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(whole_run[2].read_bytes())
+    run = Training(data, RECIPE, CPU)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint\.pt could not be written \(.+\); what was there before"):
+            run.save(checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoint.read_bytes() == whole_run[2].read_bytes()
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+def slow_augment(pictures: Tensor, flip: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """One picture at a time, from the description: mirror, move (the border reflected), blank a square."""
+    count, _, height, width = pictures.shape
+    moves = torch.randint(2 * recipe.shift + 1, (2, count, 1), generator=generator)[:, :, 0].tolist()
+    centres = torch.randint(height, (2, count, 1), generator=generator)[:, :, 0].tolist()
+    out = []
+    for i in range(count):
+        picture = pictures[i].numpy()
+        if flip[i]:
+            picture = picture[:, :, ::-1]
+        border = (recipe.shift, recipe.shift)
+        picture = np.pad(picture, ((0, 0), border, border), mode="reflect")
+        picture = picture[:, moves[0][i] : moves[0][i] + height, moves[1][i] : moves[1][i] + width].copy()
+        top, left = (centres[axis][i] - recipe.cutout // 2 for axis in (0, 1))
+        for y in range(max(top, 0), min(top + recipe.cutout, height)):
+            for x in range(max(left, 0), min(left + recipe.cutout, width)):
+                picture[:, y, x] = 0
+        out.append(torch.from_numpy(picture))
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(shift=2, cutout=5), Recipe(cutout=0)])
+def test_augmentation_is_what_a_slow_loop_makes(recipe: Recipe) -> None:
+    pictures = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    flip = torch.arange(40) % 3 == 0
+    given = [torch.Generator().manual_seed(2) for _ in range(2)]
+    torch.testing.assert_close(
+        augment(pictures, flip, recipe, given[0]), slow_augment(pictures, flip, recipe, given[1]), rtol=0, atol=0
+    )
+
+
+def test_a_picture_is_mirrored_in_every_second_epoch(data: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every epoch sees each picture once, and two epochs on end see both views of it."""
+    seen: list[tuple[int, bool]] = []
+    pictures = data[0].float().flatten(1).mean(1)
+
+    def watch(batch: Tensor, flip: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+        means = (batch * std[:, None, None] + mean[:, None, None]).flatten(1).mean(1) * 255
+        for value, flipped in zip(means, flip.tolist(), strict=True):
+            seen.append((int((pictures - value).abs().argmin()), flipped))
+        return batch
+
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    monkeypatch.setattr(training, "augment", watch)
+    monkeypatch.setattr(Cifar10Net, "forward", _cheap)
+    run = Training(data, RECIPE, CPU)
+    for _ in range(run.steps):
+        run.advance()
+    first, second = dict(seen[:30]), dict(seen[30:])
+    assert sorted(first) == sorted(second) == list(range(30))
+    assert all(first[i] != second[i] for i in range(30))
+    assert len(set(first.values())) == 2
+
+
+def _cheap(network: Cifar10Net, x: Tensor) -> Tensor:
+    """Logits that depend on every parameter, without the network's work."""
+    total: Tensor | float = sum(p.float().sum() for p in network.parameters())
+    return network.head(x.new_zeros(len(x), 384)) + 0 * total
