@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradcam import Classifier, Explainer, render
 from gradcam.cifar10 import evidence
-from gradcam.cifar10.data import Split
+from gradcam.cifar10.data import DataError, Split
 from gradcam.cifar10.evidence import Evidence, another, answers_without, concentration, enlarge, highest, measure
 from gradcam.cifar10.network import CLASSES, MEAN, Cifar10Net, normalise
 from gradcam.images import Framing
@@ -170,6 +170,12 @@ def test_concentration_is_measured_on_the_map_of_the_answer(
     torch.testing.assert_close(measured.logits, explanation.logits, rtol=0, atol=1e-5)
     large = torch.stack([torch.from_numpy(render.enlarge(grid.numpy(), WHOLE)) for grid in explanation.maps[:, 0]])
     torch.testing.assert_close(measured.concentration, concentration(large), rtol=0, atol=1e-5, equal_nan=True)
+
+
+def test_pictures_of_which_none_is_recognised_are_told(classifier: Classifier, split: Split) -> None:
+    wrong = [0, 3, 6]
+    with pytest.raises(DataError, match=r"^None of the 3 pictures is recognised"):
+        measure(classifier, (split[0][wrong], split[1][wrong]))
 
 
 @pytest.fixture

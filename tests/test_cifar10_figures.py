@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradcam import Classifier, Explainer, render
 from gradcam.cifar10 import figures
-from gradcam.cifar10.data import Split
+from gradcam.cifar10.data import DataError, Split
 from gradcam.cifar10.evidence import measure
 from gradcam.cifar10.figures import GAP, OPACITY, RIGHT, SHOWN, SIDE, WRONG, draw, first_of_each, most_confident
 from gradcam.cifar10.network import CLASSES, Cifar10Net, normalise
@@ -126,6 +126,13 @@ def test_the_page_carries_the_tables_the_command_and_what_it_ran_on(drawn: tuple
     assert measured.flips_table() in page
     assert "Made by `python -m gradcam figures --data here` on " in page
     assert f"torch {torch.__version__.partition('+')[0]}" in page
-    assert f"seed 0), over\n40 test pictures, of which the network recognises {int(measured.right.sum())}." in page
+    assert f"seed 0), over 40 test pictures, of\nwhich the network recognises {int(measured.right.sum())}." in page
     for name in ("cifar10-right.png", "cifar10-wrong.png"):
         assert f"]({name})" in page
+
+
+def test_too_few_pictures_to_show_are_told(drawn: tuple[Classifier, Split, Path], tmp_path: Path) -> None:
+    classifier, (pictures, labels), _ = drawn  # every second one is right
+    with pytest.raises(DataError, match=r"^Among the 2 pictures there is no right answer for deer or for ship, or no"):
+        draw(classifier, (pictures[:2], labels[:2]), tmp_path, "python -m gradcam figures")
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..classifiers import Classifier
 from ..explainer import Explainer
-from .data import Split
+from .data import DataError, Split
 from .evaluation import BATCH, Report, batches
 from .network import CLASSES
 
@@ -76,6 +76,7 @@ def measure(classifier: Classifier, split: Split, seed: int = 0, report: Report 
     - "random pixels": pixels drawn one by one.
 
     One forward pass over all pictures, and one over the rightly recognised for each key. `seed` decides what is drawn.
+    Raises DataError when there are none.
     """
     pictures, labels = split
     size = (pictures.shape[2], pictures.shape[3])
@@ -85,6 +86,8 @@ def measure(classifier: Classifier, split: Split, seed: int = 0, report: Report 
     signed = torch.cat([explanation.signed[:, 0] for explanation in explanations]).cpu()
 
     right = logits.argmax(1) == labels
+    if not right.any():
+        raise DataError(f"None of the {len(labels):,} pictures is recognised, so nothing can be deleted from them.")
     generator = torch.Generator().manual_seed(seed)
     maps = signed[right]
     most = highest(enlarge(maps, size), DELETED)

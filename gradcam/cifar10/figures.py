@@ -12,7 +12,7 @@ from ..classifiers import Classifier
 from ..files import replacing
 from ..images import Framing
 from ..pipeline import Inspection, Result
-from .data import Split
+from .data import DataError, Split
 from .evaluation import Report
 from .evidence import DELETED, TOP, Evidence, measure
 from .network import CLASSES
@@ -39,7 +39,8 @@ def draw(
 ) -> list[Path]:
     """Write cifar10-right.png, cifar10-wrong.png and cifar10.md into the folder `out`; return their paths.
 
-    split: the test pictures. command: what was typed to get here. seed: for `evidence.measure`. Raises OSError.
+    split: the test pictures. command: what was typed to get here. seed: for `evidence.measure`.
+    Raises DataError when there is no picture to show, OSError.
     """
     pictures, labels = split
     measured = measure(classifier, split, seed, report)
@@ -51,6 +52,11 @@ def draw(
         right.append([_right(pictures[i], i, classifier) for i in chosen])
     failures = first_of_each(most_confident(confidence, answers != labels), labels)[:WRONG]
     wrong = [_wrong(pictures[i], i, int(answers[i]), int(labels[i]), classifier) for i in failures]
+    if not (wrong and all(right)):
+        raise DataError(
+            f"Among the {len(labels):,} pictures there is no right answer for {' or for '.join(SHOWN)}, or no wrong "
+            "answer at all; the figures need the whole test set."
+        )
 
     paths = [out / name for name in ("cifar10-right.png", "cifar10-wrong.png", "cifar10.md")]
     for path, rows in zip(paths, (right, wrong), strict=False):
@@ -139,9 +145,9 @@ def _page(measured: Evidence, command: str, machine: str, seed: int) -> str:
     packages = ", ".join(f"{name} {number}" for name, number in versions().items())
     return f"""# What the CIFAR-10 network looks at
 
-Made by `{command}` on {machine} ({packages}, seed {seed}), over
-{count:,} test pictures, of which the network recognises {int(measured.right.sum()):,}. Maps are Grad-CAM's, on the
-network's last feature map. Pictures are numbered in the order of the test set.
+Made by `{command}` on {machine} ({packages}, seed {seed}), over {count:,} test pictures, of
+which the network recognises {int(measured.right.sum()):,}. Maps are Grad-CAM's, on the network's last feature map.
+Pictures are numbered from 0, in the order in which they are read.
 
 ## Right answers
 
@@ -170,8 +176,8 @@ map is that of the network's answer, enlarged to the picture's pixels. A map tha
 The share of right answers that change when {DELETED:.0%} of a picture's pixels are replaced by the mean colour of the
 training pictures: those with the most evidence for the answer, and those with the least; for comparison, those with the
 most evidence in another picture, drawn at random (regions of the same shapes, also mostly in the middle), and the
-highest in a random map with as many cells (regions anywhere). Regions compare with regions. Single pixels drawn at
-random are damage of another kind: noise over the whole picture, which hides nothing and spoils everything.
+highest in a random map with as many cells (regions anywhere). Regions compare with regions: single pixels drawn at
+random are damage of another kind, which hides no region and disturbs every texture of the picture.
 
 {measured.flips_table()}
 """
