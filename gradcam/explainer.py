@@ -78,6 +78,7 @@ class Explainer:
         if method not in METHODS:
             raise ValueError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}.")
         self.model, self.layer, self.method = model, layer, method
+        self._modules = list(model.named_modules())  # walking the tree again for every picture takes too long
         self._targets: dict[tuple[int, ...], Target] = {}
         self._lock = Lock()
         self._latest: Target | None = None
@@ -123,7 +124,7 @@ class Explainer:
 
     def _target_for(self, input_size: tuple[int, ...]) -> Target:
         """The target for one input size: searched for once, by one thread."""
-        for name, module in self.model.named_modules():
+        for name, module in self._modules:
             if module.training:
                 what = f"its part {name!r}" if name else "the model"
                 raise ValueError(
