@@ -67,7 +67,7 @@ def page(browser: "Browser", served: Served) -> Iterator["Page"]:
     """A visitor's page, just opened. Fails when it asks anything of another machine, or logs an error."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     strangers: list[str] = []
     errors: list[str] = []
     page.on("request", lambda request: strangers.append(request.url) if _leaves(request.url) else None)

@@ -2,12 +2,18 @@
 
 import base64
 import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Served
 from PIL import Image
 
+import gradcam
 from gradcam.ui.rail import EXAMPLES
 
 pytest.importorskip("playwright.sync_api")
@@ -15,7 +21,7 @@ from playwright.sync_api import Page, expect
 
 # Gradio's statistics of its own queue use what pandas has since deprecated.
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.queueing")
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=120_000)
 
 CHEETAH, LION = EXAMPLES[:2]
 
@@ -59,3 +65,112 @@ def test_upload_choose_and_a_broken_file(page: Page, tmp_path: Path) -> None:
     page.locator(".answer").nth(0).click()
     expect(large).to_have_attribute("alt", "Where the evidence for lion is")
     assert np.array_equal(evidence(page), lion)
+
+
+@contextmanager
+def forward_passes(served: Served) -> Iterator[list[int]]:
+    """How many pictures each pass of the default network meanwhile takes."""
+    passes: list[int] = []
+    model = served.models.get(served.models.default).classifier.model
+    handle = model.register_forward_hook(lambda _, images, __: passes.append(len(images[0])))
+    yield passes
+    handle.remove()
+
+
+def choose(page: Page, label: str, text: str) -> None:
+    """Filter a list by what is typed, and take the first that is left."""
+    box = page.get_by_role("combobox", name=label)
+    box.click()
+    box.fill(text)
+    page.get_by_role("option").first.wait_for()
+    box.press("Enter")
+
+
+def test_new_classes_and_new_looks_run_no_network(page: Page, served: Served) -> None:
+    page.get_by_role("button", name="Example: lion").click()
+    large = page.locator(".comparison .evidence")
+    expect(large).to_have_attribute("alt", "Where the evidence for lion is")
+    with forward_passes(served) as passes:
+        choose(page, "Any class", "teapot")
+        expect(large).to_have_attribute("alt", "Where the evidence for teapot is")
+        expect(page.locator(".answer")).to_have_count(6)
+        page.locator(".answer").nth(0).click()
+        expect(large).to_have_attribute("alt", "Where the evidence for lion is")
+        looks = [evidence(page)]
+        for change in (
+            lambda: page.get_by_label("range slider for Opacity").press("ArrowLeft"),
+            lambda: choose(page, "Colours", "viridis"),
+            lambda: page.get_by_label("range slider for Contour").press("ArrowRight"),
+            lambda: page.get_by_label("Map only").check(),
+        ):
+            before = str(large.get_attribute("src"))
+            change()
+            expect(large).not_to_have_attribute("src", before)
+            looks.append(evidence(page))
+        assert all((a != b).any() for a, b in pairwise(looks))
+        assert passes == []
+
+
+def test_what_is_taken_along_is_what_is_shown(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(page, LION)
+    page.locator(".answer").nth(1).click()
+    label = answers(page)[1]
+    expect(page.locator(".comparison .evidence")).to_have_attribute("alt", f"Where the evidence for {label} is")
+    files = {}
+    for ending in (".png", ".npy", ".json"):
+        with page.expect_download() as started:
+            page.get_by_role("button", name=ending).click()
+        assert started.value.suggested_filename.startswith("lion-")
+        files[ending] = tmp_path / f"file{ending}"
+        started.value.save_as(files[ending])
+
+    expected = gradcam.explain(LION, gradcam.load("efficientnet_lite0"), classes="top5")
+    np.testing.assert_allclose(np.load(files[".npy"]), expected.map(label), rtol=1e-5)
+    record = json.loads(files[".json"].read_text("utf-8"))
+    assert record["class"]["label"] == label
+    assert [prediction["label"] for prediction in record["top5"]] == answers(page)
+    np.testing.assert_allclose(record["map"], expected.map(label), rtol=1e-5)
+
+    page.get_by_role("button", name="The same in Python").click()
+    lines = page.locator(".code").inner_text()
+    assert lines.count("\n") == 2
+    monkeypatch.chdir(tmp_path)
+    Path("lion.jpg").write_bytes(LION.read_bytes())
+    exec(lines)
+    shown = np.asarray(Image.open(files[".png"]), int)
+    assert np.abs(shown - np.asarray(Image.open("evidence.png"))).max() <= 1
+
+
+def test_a_link_brings_the_state_back(page: Page, served: Served) -> None:
+    page.goto(f"{served.url}?picture=lion&class=tiger&method=counterfactual")
+    large = page.locator(".comparison .evidence")
+    expect(large).to_have_attribute("alt", "Where the evidence for tiger is")
+    page.get_by_role("button", name="Method and layer").click()
+    expect(page.get_by_role("combobox", name="Method")).to_have_value("What speaks against the class")
+    expect(page.get_by_role("combobox", name="Layer")).to_have_value("Automatic: bn2")
+    page.locator(".answer").nth(0).click()
+    expect(large).to_have_attribute("alt", "Where the evidence for lion is")
+    assert page.url.endswith("/?picture=lion&model=efficientnet_lite0&class=lion&method=counterfactual")
+
+
+def test_a_blank_or_weak_map_says_so(page: Page, served: Served) -> None:
+    page.goto(f"{served.url}?picture=cheetah&class=546")
+    expect(page.locator(".hint")).to_contain_text("Nothing at bn2 speaks for “electric guitar”")
+    page.goto(f"{served.url}?picture=lion&class=217")
+    expect(page.locator(".hint")).to_contain_text("The evidence for “English springer” is weak: at most 1% of")
+
+
+def test_other_layers_and_the_strip_through_the_network(page: Page, served: Served) -> None:
+    page.get_by_role("button", name="Example: lion").click()
+    page.get_by_role("button", name="Method and layer").click()
+    choose(page, "Layer", "blocks.5")
+    facts = page.locator("#facts")
+    expect(facts).to_contain_text("14 × 14")
+    page.get_by_role("button", name="Through the network").click()
+    grids = page.locator(".panels figcaption span")
+    stages = served.models.get(served.models.default).stages
+    expect(grids).to_have_text([f"{target.grid[1]} × {target.grid[0]}" for target in stages])
+    choose(page, "Layer", "no such layer")
+    page.get_by_role("combobox", name="Layer").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("the network has no layer")
+    expect(facts).to_contain_text("14 × 14")

@@ -4,107 +4,149 @@ from typing import Any
 
 import gradio as gr
 
-from .. import render
 from ..errors import ModelError
-from ..images import PictureError
-from ..targets import TargetError
-from . import markup
+from . import look, markup, save, stages
+from .look import Look
 from .models import Models, Seen
-from .rail import Rail, Subject, uploaded
+from .rail import AUTOMATIC, QUIET, Rail, Subject, Updates, uploaded
 
 EMPTY = """
 <div class="empty">
   <h2>What does the network believe, and where is the evidence?</h2>
-  <p>Drop a photograph on the left, paste one, or take one of the examples.<br>Nothing leaves this machine.</p>
+  <p>Drop a photograph, paste one, or start with an example. It stays on the machine that serves this page.</p>
 </div>
 """
+WEAK = 0.15  # of the strongest evidence shown
 
 
 def build(rail: Rail, models: Models) -> None:
     """Place the tab here."""
     empty = gr.HTML(EMPTY, apply_default_css=False)
-    with gr.Row(visible=False, elem_id="explain") as results:
-        with gr.Column(scale=2, min_width=300):
-            comparison = gr.HTML(js_on_load=markup.SLIDE, apply_default_css=False, elem_id="comparison")
-            facts = gr.HTML(apply_default_css=False, elem_id="facts")
-        with gr.Column(scale=1, min_width=300):
-            answers = gr.HTML(js_on_load=markup.CHOOSE, apply_default_css=False, elem_id="answers")
-            every_class = gr.Dropdown([], value=None, label="Any other class", elem_id="every-class")
+    with gr.Column(visible=False) as results:
+        with gr.Row(elem_id="explain"):
+            with gr.Column():
+                comparison = gr.HTML(js_on_load=markup.SLIDE, apply_default_css=False, elem_id="comparison")
+                hint = gr.HTML(apply_default_css=False)
+                facts = gr.HTML(apply_default_css=False, elem_id="facts")
+                looks = look.build()
+            with gr.Column():
+                answers = gr.HTML(js_on_load=markup.CHOOSE, apply_default_css=False, elem_id="answers")
+                every_class = gr.Dropdown([], value=None, label="Any class", elem_id="every-class")
+        saved = save.build(rail, models, looks)
+        stages.build(rail, models, looks)
 
-    def show(subject: Subject) -> dict[Any, Any]:
+    def show(subject: Subject, look: Look) -> Updates:
         seen = subject.seen(models)
-        inspection = seen.inspection
-        top = [prediction.index for prediction in inspection.top()]
-        shown = list(dict.fromkeys([*top, subject.class_]))
+        inspection, labels = seen.inspection, seen.inspection.classifier.labels
+        shown = seen.shown(subject.class_)
         result = seen.explain(shown, subject.method)
-        labels = inspection.classifier.labels
-        overlays = [
-            render.overlay(seen.thumbnail[0], result.map(index), seen.thumbnail[1], full=result.full) for index in shown
-        ]
-        large = render.overlay(seen.screen[0], result.map(subject.class_), seen.screen[1], full=result.full)
         classes = [
-            markup.Answer(index, labels[index], float(inspection.probabilities[index]), overlay)
-            for index, overlay in zip(shown, overlays, strict=True)
+            markup.Answer(
+                index,
+                labels[index],
+                float(inspection.probabilities[index]),
+                look.draw(*seen.thumbnail, result.map(index), result.full),
+            )
+            for index in shown
         ]
-        return {
-            comparison: markup.comparison(seen.screen[0], large, f"Where the evidence for {labels[subject.class_]} is"),
+        large = result.map(subject.class_)
+        drawn = look.draw(*seen.screen, large, None if look.own_scale else result.full)
+        return saved.updates(subject, look) | {
+            rail.subject: subject,
+            rail.notice: markup.notice(),
+            comparison: markup.comparison(seen.screen[0], drawn, f"Where the evidence for {labels[subject.class_]} is"),
+            hint: markup.notice(_advice(seen, subject, float(large.max()), result.full), "hint"),
             answers: markup.answers(classes, subject.class_),
             facts: markup.facts(_facts(seen, subject)),
-            rail.subject: subject,
         }
 
-    def ask(picture: Any, model: str, before: Subject | None) -> dict[Any, Any]:
+    def ask(
+        picture: Any, model: str, layer: str, method: str, before: Subject | None, wanted: str | None, *look: Any
+    ) -> Updates:
+        """Look at a picture, unless it is the one shown."""
         if picture is None:
             return {rail.notice: gr.skip()}
-        try:
-            path = uploaded(picture)
-            if before and (path, model) == (before.picture, before.model):
-                return {rail.notice: gr.skip()}
-            seen = models.get(model).see(path)
-            subject = Subject(path, model, None, "gradcam", seen.inspection.top(1)[0].index)
-            shown = show(subject)
-        except (ModelError, PictureError, TargetError) as error:
-            return {
-                rail.notice: markup.notice(str(error)),
-                rail.picture: before.picture if before else None,
-                rail.model: before.model if before else models.default,
-            }
-        return shown | {
-            rail.notice: markup.notice(),
+        path = uploaded(picture)
+        if before and model != before.model:
+            layer = AUTOMATIC
+        chosen = None if layer == AUTOMATIC else layer
+        if before and (path, model, chosen, method) == before[:4]:
+            return {rail.notice: gr.skip()}
+        seen = models.get(model).see(path, chosen)
+        problem, class_ = "", seen.inspection.top(1)[0].index
+        fresh = before is None or (path, model) != before[:2]
+        if before and not fresh:
+            class_ = before.class_
+        elif wanted is not None:
+            try:
+                class_ = seen.inspection.classifier.index(wanted)
+            except ModelError as error:
+                problem = str(error)
+        updates: Updates = {rail.layer: layer, every_class: class_}
+        if fresh:
+            updates[rail.about] = markup.about(seen.inspection.classifier)
+            updates[every_class] = gr.update(choices=_choices(seen), value=class_)
+        return show(Subject(path, model, chosen, method, class_), Look(*look)) | {
+            **updates,
+            rail.wanted: None,
+            rail.notice: markup.notice(problem),
             empty: gr.update(visible=False),
             results: gr.update(visible=True),
-            every_class: gr.update(choices=_choices(seen), value=subject.class_),
         }
 
-    def choose(index: int, subject: Subject) -> dict[Any, Any]:
-        return show(subject._replace(class_=index)) | {every_class: index}
+    def ask_or_stay(picture: Any, model: str, layer: str, method: str, before: Subject | None, *rest: Any) -> Updates:
+        """As `ask`; where that fails, everything stays as it was before, and the sentence says why."""
+        updates = rail.told(ask)(picture, model, layer, method, before, *rest)
+        if rail.subject in updates or updates[rail.notice] == gr.skip():
+            return updates
+        return updates | {
+            rail.picture: str(before.picture) if before else None,
+            rail.model: before.model if before else models.default,
+            rail.layer: (before.layer if before else None) or AUTOMATIC,
+            rail.method: before.method if before else method,
+        }
 
-    def click(subject: Subject, event: gr.EventData) -> dict[Any, Any]:
-        return choose(event.value, subject)
+    def choose(class_: int, subject: Subject, *look: Any) -> Updates:
+        return show(subject._replace(class_=class_), Look(*look)) | {every_class: class_}
 
-    def clear() -> dict[Any, Any]:
+    def click(event: gr.EventData, subject: Subject, *look: Any) -> Updates:
+        return choose(event.value, subject, *look)
+
+    def draw(subject: Subject | None, *look: Any) -> Updates:
+        return show(subject, Look(*look)) if subject else {rail.notice: gr.skip()}
+
+    def clear() -> Updates:
         return {
             rail.subject: None,
             rail.notice: markup.notice(),
+            saved.link: "",
             empty: gr.update(visible=True),
             results: gr.update(visible=False),
         }
 
-    outputs = [rail.subject, rail.notice, rail.picture, rail.model]
-    outputs += [empty, results, comparison, facts, answers, every_class]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "preprocess": False, "api_visibility": "private"}
+    outputs = [rail.subject, rail.wanted, rail.notice, rail.picture, rail.model, rail.about, rail.method, rail.layer]
+    outputs += [empty, results, comparison, hint, facts, answers, every_class, saved.link, saved.code]
+    asked = [rail.picture, rail.model, rail.layer, rail.method, rail.subject, rail.wanted]
     gr.on(
-        [rail.picture.change, rail.model.input],
-        ask,
-        [rail.picture, rail.model, rail.subject],
+        [rail.picture.change, rail.model.input, rail.layer.input, rail.method.input],
+        ask_or_stay,
+        [*asked, *looks],
         outputs,
         show_progress_on=[comparison, empty],
         preprocess=False,
         api_visibility="private",
     )
-    answers.click(click, [rail.subject], outputs, **quiet)
-    every_class.input(choose, [every_class, rail.subject], outputs, **quiet)
-    rail.picture.clear(clear, None, outputs, **quiet)
+    answers.click(rail.told(click), [rail.subject, *looks], outputs, **QUIET)
+    every_class.input(rail.told(choose), [every_class, rail.subject, *looks], outputs, **QUIET)
+    gr.on(
+        [widget.change for widget in looks],
+        rail.told(draw),
+        [rail.subject, *looks],
+        outputs,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    rail.picture.clear(clear, None, outputs, **QUIET)
 
 
 def _facts(seen: Seen, subject: Subject) -> list[tuple[str, str]]:
@@ -128,3 +170,21 @@ def _choices(seen: Seen) -> list[tuple[str, int]]:
         (f"{labels[index]} · {markup.percent(probabilities[index])}", int(index))
         for index in (-probabilities).argsort()
     ]
+
+
+def _advice(seen: Seen, subject: Subject, most: float, full: float) -> str:
+    """What to try when the large map shows little."""
+    label, layer = seen.inspection.classifier.labels[subject.class_], seen.inspection.target.layer
+    if most <= 0 and subject.method == "counterfactual":
+        return f"Nothing at {layer} speaks against “{label}”. Try an earlier layer."
+    if most <= 0:
+        return (
+            f"Nothing at {layer} speaks for “{label}”. Try another method, an earlier layer, or the counterfactual: "
+            "it shows what speaks against the class."
+        )
+    if most < WEAK * full:
+        return (
+            f"The evidence for “{label}” is weak: at most {most / full:.0%} of the strongest shown. "
+            "“Own scale” makes it visible; an earlier layer or another method may say more."
+        )
+    return ""

@@ -35,17 +35,19 @@ def launch(
 
     Raises ModelError.
     """
-    own, default = None, None
+    own, default, code = None, None, "Classifier(model, labels, preprocess)"
     if isinstance(model, Classifier):
-        own = model
+        own, code = model, "classifier"
     elif isinstance(model, nn.Module):
         names = read_labels(Path(labels)) if isinstance(labels, str | Path) else labels
         own = Classifier(model, names, preprocess)
     elif model is not None and (checkpoint or labels or model not in BUNDLED):
         own = load(model, checkpoint, labels, device)
+        given = {"checkpoint": checkpoint, "labels": labels}
+        code = f"load({', '.join([repr(model), *(f'{k}={str(v)!r}' for k, v in given.items() if v)])})"
     else:
         default = model
-    return serve(page.build(Models(own, default, device)), host, port, block)
+    return serve(page.build(Models(own, default, device, own_code=code)), host, port, block)
 
 
 def serve(blocks: gr.Blocks, host: str | None = None, port: int | None = None, block: bool = True) -> gr.Blocks:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from ..classifiers import Classifier
+
 # A click on an element with data-value becomes an event of the fragment: event.value.
 CHOOSE = """
 element.addEventListener('click', event => {
@@ -17,6 +19,35 @@ element.addEventListener('click', event => {
 """
 # The position of the slider, kept when the pictures change.
 SLIDE = "element.addEventListener('input', event => element.style.setProperty('--at', `${event.target.value}%`))"
+
+# Text is copied on a click on an element with data-copy; of a link, the whole address.
+COPY = """
+element.addEventListener('click', async event => {
+    const button = event.target.closest('[data-copy]')
+    if (!button) return
+    const text = button.closest('[data-query]') ? location.href : button.dataset.copy
+    const area = Object.assign(document.createElement('textarea'), { value: text })
+    document.body.append(area)
+    area.select()
+    document.execCommand('copy')  // navigator.clipboard is missing where the page comes by plain http
+    area.remove()
+    const title = button.textContent
+    button.textContent = 'Copied'
+    setTimeout(() => { button.textContent = title }, 1500)
+})
+"""
+# The address bar follows what is shown.
+FOLLOW = (
+    COPY
+    + """
+const follow = () => {
+    const link = element.querySelector('[data-query]')
+    if (link) history.replaceState(null, '', link.dataset.query)
+}
+follow()
+watch('value', follow)
+"""
+)
 
 
 class Answer(NamedTuple):
@@ -31,7 +62,7 @@ class Answer(NamedTuple):
 def data_url(picture: Image.Image) -> str:
     """A picture within the page itself, so that no file of it stays on the server."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88)
+    picture.save(buffer, "JPEG", quality=92, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -84,6 +115,34 @@ def _answer(answer: Answer, chosen: int) -> str:
         f'<span class="probability">{percent(answer.probability)}</span>'
         f'<span class="bar"><span style="width: {100 * answer.probability:.2f}%"></span></span></button>'
     )
+
+
+def about(classifier: Classifier) -> str:
+    """What a model can say at all."""
+    _, height, width = classifier.input_size
+    text = f"Sees {width} × {height} pixels and knows {len(classifier.labels):,} classes."
+    if len(classifier.labels) <= 12:
+        text += f" Whatever the picture shows, it answers with one of these: {', '.join(classifier.labels)}."
+    return small(text)
+
+
+def small(text: str) -> str:
+    """A remark."""
+    return f'<p class="small">{escape(text)}</p>'
+
+
+def code(lines: str) -> str:
+    """Python to copy."""
+    return f'<pre class="code"><code>{escape(lines)}</code></pre>{_copy("Copy", lines)}'
+
+
+def link(query: str) -> str:
+    """A button that copies the address which brings this state back."""
+    return f'<div class="link" data-query="{escape(query)}">{_copy("Copy link", query)}</div>'
+
+
+def _copy(title: str, text: str) -> str:
+    return f'<button type="button" class="copy" data-copy="{escape(text)}">{escape(title)}</button>'
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

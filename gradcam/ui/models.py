@@ -18,7 +18,7 @@ from ..errors import ModelError
 from ..images import Framing
 from ..pipeline import Inspection, Question, Result
 from ..render import crisp
-from ..targets import TargetError
+from ..targets import Target, TargetError, find_stages
 
 MOST_MODELS = 3
 MOST_PICTURES = 16  # of each model
@@ -48,6 +48,10 @@ class Seen:
         """What the network saw of it, as small as a thumbnail."""
         return _shrunk(*_cropped(*self.screen), THUMBNAIL)
 
+    def shown(self, class_: int) -> list[int]:
+        """The best five classes, and this one."""
+        return list(dict.fromkeys([*(prediction.index for prediction in self.inspection.top()), class_]))
+
     def explain(self, questions: Sequence[Question], method: str) -> Result:
         """As `Inspection.explain`; the latest answer is kept, since a new look asks for it again."""
         latest = self._latest
@@ -57,14 +61,23 @@ class Seen:
 
 
 class Loaded:
-    """A classifier, and what it saw last."""
+    """A classifier, and what it saw last.
+
+    target: where its evidence is read; None when no layer is found, and one must be named.
+    """
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
-        with suppress(TargetError):
-            Inspection(Image.new("RGB", (64, 64)), classifier)  # finds the layer, once and outside of every time shown
+        self.target: Target | None = None
+        with suppress(TargetError):  # the search takes several forward passes, which no time on the page should hold
+            self.target = Inspection(Image.new("RGB", (64, 64)), classifier).target
         self._seen: OrderedDict[tuple[Path, str | None], Seen] = OrderedDict()
         self._lock = Lock()
+
+    @cached_property
+    def stages(self) -> list[Target]:
+        """The layer on each grid that a picture passes through, the largest first."""
+        return find_stages(self.classifier.model, self.classifier.input_size)
 
     def see(self, picture: Path, layer: str | None = None) -> Seen:
         """Show a picture to the classifier, unless it just saw it. Raises PictureError, TargetError."""
@@ -89,7 +102,7 @@ class Models:
     """The classifiers the page offers, by name: loaded when asked for, one at a time, the least recently used goes.
 
     own: the user's own classifier, which always stays. default: the name of the one to start with. public: strangers
-    visit, who may have the bundled models and `own`, and nothing else.
+    visit, who may have the bundled models and `own`, and nothing else. own_code: the Python that makes `own`.
     """
 
     def __init__(
@@ -98,9 +111,11 @@ class Models:
         default: str | None = None,
         device: str | torch.device | None = None,
         public: bool = False,
+        own_code: str = "",
     ) -> None:
         self.device, self.public = device, public
         self._own = Loaded(own) if own else None
+        self._own_code = own_code
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock, self._loading = Lock(), Lock()
         self.names = [*([own.name] if own else []), *(name for name in BUNDLED if _has_weights(name))]
@@ -123,6 +138,10 @@ class Models:
                 while len(self._loaded) > MOST_MODELS:
                     self._loaded.popitem(last=False)
             return loaded
+
+    def code(self, name: str) -> str:
+        """The Python that makes a classifier."""
+        return self._own_code if self._own and name == self._own.classifier.name else f"load({name!r})"
 
     def _find(self, name: str) -> Loaded | None:
         with self._lock:

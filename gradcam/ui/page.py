@@ -5,8 +5,11 @@ from typing import Any
 
 import gradio as gr
 
-from . import explain, rail
+from ..methods import METHODS
+from . import explain
 from .models import Models
+from .rail import AUTOMATIC, EXAMPLES, QUIET, Rail, Updates
+from .rail import build as build_rail
 
 HERE = Path(__file__).parent
 HEADER = """<header><h1>Grad<span>CAM</span></h1><p>Why a network said that, and not the other thing</p></header>"""
@@ -18,11 +21,31 @@ def build(models: Models) -> gr.Blocks:
         gr.HTML(HEADER, apply_default_css=False, elem_id="header")
         with gr.Row(elem_id="page"):
             with gr.Column(elem_id="rail", min_width=280):
-                subject = rail.build(models)
+                rail = build_rail(models)
             with gr.Column(elem_id="main", min_width=300), gr.Tabs(), gr.Tab("Explain"):
-                explain.build(subject, models)
+                explain.build(rail, models)
+
+        def restore(request: gr.Request) -> Updates:
+            return _restore(rail, models, request)
+
+        restored = [rail.wanted, rail.model, rail.method, rail.layer, rail.picture, rail.notice]
+        page.load(rail.told(restore), None, restored, **QUIET)
     page.queue(max_size=64, default_concurrency_limit=4)
     return page
+
+
+def _restore(rail: Rail, models: Models, request: gr.Request) -> Updates:
+    """Bring back the state that a link speaks of: ?picture=lion&model=...&class=...&method=...&layer=..."""
+    query = dict(request.query_params)
+    model, method = query.get("model"), query.get("method")
+    examples = {path.stem: str(path) for path in EXAMPLES}
+    return {
+        rail.wanted: query.get("class"),
+        rail.model: model if model in models.names or (model and not models.public) else gr.skip(),
+        rail.method: method if method in METHODS else gr.skip(),
+        rail.layer: query.get("layer", AUTOMATIC),
+        rail.picture: examples.get(query.get("picture", ""), gr.skip()),
+    }
 
 
 def look() -> dict[str, Any]:
@@ -45,8 +68,11 @@ def _theme() -> gr.themes.Base:
         body_background_fill_dark="#111113",
         background_fill_secondary="*neutral_100",
         background_fill_secondary_dark="#1d1d20",
-        block_background_fill_dark="#111113",
+        block_background_fill_dark="transparent",
         block_shadow="none",
+        block_border_width="0px",
+        block_padding="0px",
+        block_background_fill="transparent",
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_400",
         block_info_text_color="*neutral_600",
@@ -57,7 +83,8 @@ def _theme() -> gr.themes.Base:
         color_accent="*primary_700",
         border_color_accent="*primary_700",
         border_color_accent_dark="*primary_400",
-        input_background_fill="*neutral_50",
+        block_title_text_size="13px",
+        input_background_fill="white",
         input_background_fill_dark="#1d1d20",
         input_border_width="1px",
         input_border_color="*neutral_300",

@@ -1,5 +1,9 @@
-"""The left side of the page: the picture and the model that every tab speaks about."""
+"""The left side of the page: the picture, the model and the method that every tab speaks about."""
 
+import functools
+import logging
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +12,10 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import ImageOps
 
+from ..errors import ModelError
 from ..images import PictureError, read
+from ..methods import METHODS
+from ..targets import TargetError
 from . import markup
 from .models import Models, Seen
 
@@ -16,12 +23,17 @@ EXAMPLES = [
     Path(gr.__file__).parent / "media_assets" / "images" / name
     for name in ("cheetah.jpg", "lion.jpg", "tower.jpg", "groot.jpeg")
 ]
+AUTOMATIC = "automatic"  # the layer that is found
+FAILED = "That went wrong here, and was noted. Reload the page, or try another picture or model."
+QUIET: dict[str, Any] = {"show_progress": "hidden", "preprocess": False, "api_visibility": "private"}
+
+Updates = dict[Any, Any]  # a widget and its new value
 
 
 class Subject(NamedTuple):
     """What the page speaks about: an uploaded picture, a model, and where and how it is asked for its evidence.
 
-    layer: None for the one that is found. class_: the index of the class in large.
+    layer: None for the one that is found. method: a key of METHODS. class_: the index of the class in large.
     """
 
     picture: Path
@@ -37,12 +49,52 @@ class Subject(NamedTuple):
 
 @dataclass(frozen=True)
 class Rail:
-    """Its widgets. subject: the latest Subject that could be answered, or None."""
+    """Its widgets, and what they led to.
+
+    subject: the latest Subject that could be answered, or None. wanted: the class that a link asks for, or None.
+    """
 
     picture: gr.Image
     model: gr.Dropdown
+    about: gr.HTML
+    method: gr.Dropdown
+    layer: gr.Dropdown
     notice: gr.HTML
     subject: gr.State
+    wanted: gr.State
+
+    def told(self, handler: Callable[..., Updates]) -> Callable[..., Updates]:
+        """The handler, with whatever goes wrong in it told in one sentence on the page."""
+
+        @functools.wraps(handler)
+        def telling(*args: Any, **kwargs: Any) -> Updates:
+            try:
+                return handler(*args, **kwargs)
+            except (ModelError, PictureError, TargetError) as error:
+                return {self.notice: markup.notice(str(error))}
+            except Exception:
+                logging.getLogger(__name__).exception("The page could not answer.")
+                return {self.notice: markup.notice(FAILED)}
+
+        return telling
+
+    def while_open(
+        self,
+        container: gr.Accordion,
+        handler: Callable[..., Updates],
+        inputs: list[Any],
+        outputs: list[Any],
+        triggers: list[Any],
+    ) -> None:
+        """Run the handler when the container is opened, and on `triggers` while it is open."""
+        is_open = gr.State(False)
+        container.expand(lambda: True, None, is_open, **QUIET)
+        container.collapse(lambda: False, None, is_open, **QUIET)
+
+        def if_open(is_open: bool, *args: Any) -> Updates:
+            return self.told(handler)(*args) if is_open else {self.notice: gr.skip()}
+
+        gr.on([is_open.change, *triggers], if_open, [is_open, *inputs], [*outputs, self.notice], **QUIET)
 
 
 def build(models: Models) -> Rail:
@@ -55,22 +107,39 @@ def build(models: Models) -> Rail:
         buttons=[],
         height=230,
         elem_id="picture",
-        placeholder="Drop a photograph here\n\nor click to choose one",
+        placeholder="Drop a photograph here\nor click to choose one",
     )
     thumbnails = [(ImageOps.fit(read(path), (96, 96)), path.stem) for path in EXAMPLES]
     examples = gr.HTML(
         markup.examples(thumbnails), js_on_load=markup.CHOOSE, apply_default_css=False, elem_id="examples"
     )
-    examples.click(_example, None, picture, show_progress="hidden", api_visibility="private")
+    examples.click(_example, None, picture, **QUIET)
     notice = gr.HTML(apply_default_css=False, elem_id="notice")
-    model = gr.Dropdown(
-        models.names,
-        value=models.default,
-        allow_custom_value=not models.public,
-        label="Model",
-        elem_id="model",
-    )
-    return Rail(picture, model, notice, gr.State())
+    with gr.Column(elem_id="what"):
+        model = gr.Dropdown(
+            models.names,
+            value=models.default,
+            allow_custom_value=not models.public,
+            label="Model",
+            elem_id="model",
+        )
+        about = gr.HTML(
+            markup.small("" if models.public else "Any of timm's names can be typed."), apply_default_css=False
+        )
+    with gr.Accordion("Method and layer", open=False, elem_id="how") as panel:
+        titles = {name: re.split(r"[:(]", str(method.__doc__))[0].strip() for name, method in METHODS.items()}
+        method = gr.Dropdown([(title, name) for name, title in titles.items()], value="gradcam", label="Method")
+        layer = gr.Dropdown([("Automatic", AUTOMATIC)], allow_custom_value=True, label="Layer")
+    rail = Rail(picture, model, about, method, layer, notice, gr.State(), gr.State())
+
+    def list_layers(model: str, chosen: str) -> Updates:
+        loaded = models.get(model)
+        found = f"Automatic: {loaded.target.layer}" if loaded.target else "Automatic"
+        names = [(found, AUTOMATIC), *((target.layer, target.layer) for target in loaded.stages)]
+        return {layer: gr.update(choices=names, value=chosen)}
+
+    rail.while_open(panel, list_layers, [model, layer], [layer], [model.change])
+    return rail
 
 
 def _example(event: gr.EventData) -> str:
