@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from .logits import Classes, choose_classes, choose_rivals, logits_of, score
-from .methods import METHODS
-from .targets import Target, TargetError, find_target
+from .methods import method_named
+from .targets import Target, TargetError, find_target, tensor_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """What the network said of a batch of B pictures, and where its evidence is for K classes of each.
 
@@ -49,12 +49,20 @@ class ForwardPass:
             chosen = choose_classes(self.logits, classes)
             rivals = choose_rivals(self.logits, versus, chosen)
             scores = score(self._scores, chosen, rivals).sum(dim=0)
-            gradients = [
-                self.target.read(torch.autograd.grad(one, self._activations, retain_graph=True)[0]) for one in scores
-            ]
+            gradients = [self._gradient(one) for one in scores]
             activations = self.target.read(self._activations.detach())
-            signed = METHODS[method](activations[:, None].float(), torch.stack(gradients, dim=1).float())
+            signed = method_named(method)(activations[:, None].float(), torch.stack(gradients, dim=1).float())
         return Explanation(self.logits, chosen, signed, self.target)
+
+    def _gradient(self, one_score: Tensor) -> Tensor:
+        """(B, C, h, w): the gradient of the sum over the batch of one score each."""
+        (gradient,) = torch.autograd.grad(one_score, self._activations, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            raise TargetError(
+                f"the score depends on layer {self.target.layer!r} only past its output (something inside it was kept "
+                "aside); choose another with layer=."
+            )
+        return self.target.read(gradient)
 
 
 class Explainer:
@@ -75,10 +83,8 @@ class Explainer:
         method: str = "gradcam",
         input_size: tuple[int, int, int] | None = None,
     ) -> None:
-        if method not in METHODS:
-            raise ValueError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}.")
+        method_named(method)
         self.model, self.layer, self.method = model, layer, method
-        self._modules = list(model.named_modules())  # walking the tree again for every picture takes too long
         self._targets: dict[tuple[int, ...], Target] = {}
         self._lock = Lock()
         self._latest: Target | None = None
@@ -124,12 +130,10 @@ class Explainer:
 
     def _target_for(self, input_size: tuple[int, ...]) -> Target:
         """The target for one input size: searched for once, by one thread."""
-        for name, module in self._modules:
-            if module.training:
-                what = f"its part {name!r}" if name else "the model"
-                raise ValueError(
-                    f"{what} is in training mode, where answers are random or change it; call model.eval()."
-                )
+        if (part := _in_training(self.model)) is not None:
+            name = next(name for name, module in self.model.named_modules() if module is part)
+            what = f"its part {name!r}" if name else "the model"
+            raise ValueError(f"{what} is in training mode, where answers are random or change it; call model.eval().")
         with self._lock:
             if input_size not in self._targets:
                 channels, height, width = input_size
@@ -146,27 +150,46 @@ class Explainer:
         leaf: Tensor | None = None
         calls, thread = 0, get_ident()
 
-        def start_graph(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        def start_graph(module: nn.Module, inputs: Any, returned: Any) -> Any:
             nonlocal leaf, calls
-            if get_ident() != thread:  # another thread runs the same model
+            output = tensor_of(returned)
+            if get_ident() != thread or output is None:  # another thread runs the same model
                 return None
             calls += 1
             if calls != target.call + 1:
                 return None
             leaf = output.detach().clone().requires_grad_()
             torch.set_grad_enabled(True)
-            return leaf.clone()
+            return (leaf.clone(), *returned[1:]) if isinstance(returned, tuple) else leaf.clone()
 
-        handle = self.model.get_submodule(target.layer).register_forward_hook(start_graph)
+        # First of the layer's hooks, so that those of the caller see and keep what the graph is made of.
+        handle = self.model.get_submodule(target.layer).register_forward_hook(start_graph, prepend=True)
         try:
             logits = logits_of(self.model(images), batch=len(images))
         finally:
             handle.remove()
-        if leaf is None or not logits.requires_grad:
+        if leaf is None:
             raise TargetError(
-                f"the score does not depend on layer {target.layer!r}; choose another with layer=, or leave it out."
+                f"layer {target.layer!r} did not run where it can be seen; explain the network before it is compiled, "
+                "scripted or spread over devices."
+            )
+        if not logits.requires_grad:
+            raise TargetError(
+                f"the score does not depend on layer {target.layer!r}, or gradients are switched off above it; choose "
+                "another with layer=, or explain the network without the switch."
             )
         return ForwardPass(logits, leaf, target)
+
+
+def _in_training(model: nn.Module) -> nn.Module | None:
+    """A module of the tree in training mode. By hand, since model.modules() takes ten times as long."""
+    stack = [model]
+    while stack:
+        module = stack.pop()
+        if module.training:
+            return module
+        stack.extend(child for child in module._modules.values() if child is not None)
+    return None
 
 
 def _configured_input_size(model: nn.Module) -> tuple[int, int, int] | None:

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
@@ -13,7 +14,7 @@ def replacing(path: Path) -> Iterator[Path]:
     When the block fails the temporary file is removed and `path` is as it was. Raises OSError with one
     sentence when the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -22,4 +23,5 @@ def replacing(path: Path) -> Iterator[Path]:
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"{path} could not be written ({reason}); what was there before is unchanged.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

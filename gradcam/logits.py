@@ -19,8 +19,8 @@ def logits_of(output: Any, batch: int) -> Tensor:
     for tensor in _tensors(output):
         if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
             tensor = tensor.flatten(1)
-        if tensor.ndim == 1 and batch > 0:
-            tensor = tensor.unsqueeze(1)
+        if tensor.ndim < 2:  # squeezed: one logit for each picture, or the only picture's logits
+            tensor = tensor.reshape(batch, -1) if tensor.numel() == batch or batch == 1 else tensor
         if tensor.ndim == 2 and tensor.shape[0] == batch and tensor.is_floating_point():
             return tensor
     shapes = [tuple(tensor.shape) for tensor in _tensors(output)]

@@ -1,8 +1,8 @@
 """Class activation maps as pure functions of activations and gradients.
 
 Every method takes `activations` A and `gradients` dy/dA, both float32 of shape (..., C, h, w) (leading dimensions
-broadcast), and returns the signed map of shape (..., h, w): the value before the ReLU, in the units of the score y.
-The explainer applies the ReLU. To add a method, write such a function and list it in METHODS.
+broadcast), and returns the signed map of shape (..., h, w): the value before the ReLU, in the units of the score y
+(Eigen-CAM: of A). The explainer applies the ReLU. To add a method, write such a function and list it in METHODS.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def layercam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def eigencam(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Eigen-CAM: the activations' first principal component (Muhammad and Yeasin 2020, arXiv 2008.00299, eq. 2).
+    """Eigen-CAM: the activations' first component (Muhammad and Yeasin 2020, arXiv 2008.00299, eq. 2), not centred.
 
     The same for every class: it shows what the network sees, not what speaks for a class.
     """
@@ -74,6 +74,13 @@ METHODS: dict[str, Method] = {
     "eigengradcam": eigengradcam,
     "counterfactual": counterfactual,
 }
+
+
+def method_named(name: str) -> Method:
+    """The method of that name. Raises ValueError, with the names there are."""
+    if name not in METHODS:
+        raise ValueError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}.")
+    return METHODS[name]
 
 
 def _weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:

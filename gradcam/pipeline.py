@@ -1,5 +1,6 @@
 """A picture and a classifier -> the classes it believes in, and where the evidence for each is."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -16,7 +17,6 @@ from .classifiers import Classifier
 from .explainer import Explainer
 from .images import read
 from .logits import NO_RIVAL, choose_classes, probabilities
-from .methods import METHODS
 from .targets import Target
 
 Picture = str | Path | bytes | Image.Image | NDArray[Any]
@@ -43,6 +43,11 @@ class Inspection:
 
     def __init__(self, picture: Picture, classifier: Classifier, layer: str | None = None) -> None:
         """Read the picture and run the network. Raises PictureError, TargetError."""
+        if not isinstance(classifier, Classifier):
+            raise ValueError(
+                f"the classifier is a {type(classifier).__name__}; give load(name), or Classifier(model) for a network "
+                "of your own."
+            )
         self.picture = read(picture)
         self.classifier = classifier
         tensor, self.framing = classifier.preprocess(self.picture)
@@ -62,8 +67,6 @@ class Inspection:
 
     def explain(self, classes: list[Question] | Question | None = None, method: str = "gradcam") -> "Result":
         """Where the evidence is, without another forward pass; arguments and errors as for `explain`."""
-        if method not in METHODS:
-            raise ValueError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}.")
         asked = tuple(dict.fromkeys(self._asked(classes)))
         if not asked:
             raise ValueError("no classes were asked for; give at least one, or None for the best.")
@@ -76,6 +79,8 @@ class Inspection:
     def index(self, question: Question) -> Asked:
         """(class, rival) of a question, by index. Raises ModelError for an unknown class."""
         if isinstance(question, tuple):
+            if len(question) != 2:
+                raise ValueError(f"{question!r} is no (class, rival) pair; give several classes as a list.")
             class_, rival = question
             return self.classifier.index(class_), self.classifier.index(rival)
         return self.classifier.index(question), NO_RIVAL
@@ -85,11 +90,12 @@ class Inspection:
             classes = "top1"
         if isinstance(classes, str) and classes.startswith("top") and classes[3:].isdecimal():
             return [(prediction.index, NO_RIVAL) for prediction in self.top(int(classes[3:]))]
-        questions = classes if isinstance(classes, list) else [classes]
+        several = isinstance(classes, Iterable) and not isinstance(classes, tuple | str)
+        questions: list[Any] = list(classes) if several else [classes]  # type: ignore[arg-type]
         return [self.index(question) for question in questions]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """Maps of one picture for the questions asked, on one scale.
 
@@ -165,6 +171,6 @@ def _explainer(classifier: Classifier, layer: str | None) -> Explainer:
     """One explainer for each classifier and layer, so that the target is searched for once."""
     with _explainers_lock:
         mine = _explainers.setdefault(classifier, {})
-        if layer not in mine:
-            mine[layer] = Explainer(classifier.model, layer, input_size=classifier.input_size)
-        return mine[layer]
+    if layer not in mine:  # searched for without the lock: others go on with theirs
+        mine.setdefault(layer, Explainer(classifier.model, layer, input_size=classifier.input_size))
+    return mine[layer]

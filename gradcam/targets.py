@@ -29,7 +29,7 @@ from torch.autograd.graph import Node
 from .logits import logits_of
 
 LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
-MOST_PREFIX_TOKENS = 16
+MOST_OTHER_TOKENS = 16
 LEAST_CORRELATION = 0.5  # between where a cell lies and which half of the picture it answers to
 
 
@@ -42,8 +42,8 @@ class Target:
     """Which output of the network holds the evidence, and how to read it.
 
     `layer` is the module's name in `model.named_modules()`; `layout` is "NCHW", "NHWC" or "NLC"; `grid` is (h, w) in
-    cells; `prefix` counts the tokens before the grid (class, register and distillation tokens; "NLC" only); `call`
-    says which run of the module is meant when it runs more than once in a forward pass.
+    cells; `prefix` and `suffix` count the tokens before and after the grid (class, register and distillation tokens;
+    "NLC" only); `call` says which run of the module is meant when it runs more than once in a forward pass.
     """
 
     layer: str
@@ -51,6 +51,7 @@ class Target:
     grid: tuple[int, int]
     channels: int
     prefix: int = 0
+    suffix: int = 0
     call: int = 0
 
     def read(self, output: Tensor) -> Tensor:
@@ -58,8 +59,10 @@ class Target:
         cells = output
         if self.layout == "NHWC" and output.ndim == 4:
             cells = output.permute(0, 3, 1, 2)
-        elif self.layout == "NLC" and output.ndim == 3 and output.shape[1] == self.prefix + self.grid[0] * self.grid[1]:
-            cells = output[:, self.prefix :].mT.unflatten(-1, self.grid)
+        elif self.layout == "NLC" and output.ndim == 3:
+            tokens = output[:, self.prefix : output.shape[1] - self.suffix]
+            if tokens.shape[1] == self.grid[0] * self.grid[1]:
+                cells = tokens.mT.unflatten(-1, self.grid)
         if cells.shape[1:] != (self.channels, *self.grid):
             raise TargetError(
                 f"layer {self.layer!r} gave an output of shape {tuple(output.shape)}; expected {self.layout} with "
@@ -68,17 +71,25 @@ class Target:
         return cells
 
 
+def tensor_of(output: Any) -> Tensor | None:
+    """What a module returned, if it is a tensor, or the first item if it is a tuple that begins with one."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    return first if isinstance(first, Tensor) else None
+
+
 def find_target(model: nn.Module, input_size: tuple[int, int, int], layer: str | None = None) -> Target:
     """Choose the target of `model` for pictures of `input_size` (channels, height, width).
 
     With `layer` only that module's output is considered. Costs one forward pass over five pictures and the backward
     pass of what lies above the target; the model is left as it was. Raises TargetError.
     """
-    modules = dict(model.named_modules())
-    if layer is not None and (layer not in modules or layer == ""):
-        close = difflib.get_close_matches(layer, modules, n=3, cutoff=0.3)
+    if isinstance(layer, nn.Module):
+        raise TargetError("layer is a module; give its name, as in model.named_modules().")
+    modules = {name: module for name, module in model.named_modules() if name}
+    if layer is not None and layer not in modules:
+        close = difflib.get_close_matches(str(layer)[:80], modules, n=3, cutoff=0.3)
         hint = f"close to it: {', '.join(close)}" if close else "model.named_modules() lists them"
-        raise TargetError(f"the network has no layer {layer!r}; {hint}.")
+        raise TargetError(f"the network has no layer {str(layer)[:80]!r}; {hint}.")
     with torch.inference_mode(False), torch.enable_grad():
         probe = _Probe(model, input_size)
         return probe.choose() if layer is None else probe.read(layer)
@@ -119,8 +130,11 @@ class _Probe:
             # A copy, since a network may work in place on its input, which a leaf of the graph does not allow.
             logits = logits_of(model(self.picture.clone()), batch=len(self.picture))
         self.score = self._score(logits)
-        if not self.score.requires_grad:
-            raise TargetError("the network's score has no gradient: its forward pass runs under no_grad or detaches.")
+        if not (self.score.requires_grad and self._bottlenecks):
+            raise TargetError(
+                "no gradient leads from the score to the picture: the network runs layers under torch.no_grad() or "
+                "detaches their output. Explain it without that; its gradients and weights are left as they are."
+            )
 
     def _score(self, logits: Tensor) -> Tensor:
         """The highest logits; under a last layer of zeros, as some start, the features that it is given instead."""
@@ -173,28 +187,33 @@ class _Probe:
         )
 
     def _last(self, aligned: list[tuple[_Record, Target]]) -> tuple[_Record, Target] | None:
-        """The last output the score depends on; rather a bottleneck on the same grid if there is one."""
+        """The last output the score depends on; rather a bottleneck on the same grid if one is near.
+
+        Near: no more than half of the outputs on that grid come after it. Where branches go to the head from all
+        along the network, its only bottleneck is the stem, which has seen too little.
+        """
+        bottlenecks = self._bottlenecks
         dependable = (pair for pair in reversed(aligned) if self._score_depends_on(*pair))
-        last = next((pair for pair in dependable if not self._inside_attention(pair[0])), None)
+        last = next((p for p in dependable if p[0].node in bottlenecks or not self._inside_attention(p[0])), None)
         if last is None:
             return None
-        bottlenecks = self._bottlenecks
-        for pair in reversed(aligned):
-            if pair[1].grid == last[1].grid and pair[0].node in bottlenecks and self._score_depends_on(*pair):
-                return pair
-        return last
+        on_grid = [pair for pair in reversed(aligned) if pair[1].grid == last[1].grid]
+        near = on_grid[: len(on_grid) // 2 + 1]
+        return next((p for p in near if p[0].node in bottlenecks and self._score_depends_on(*p)), last)
 
     def _aligned(self, record: _Record) -> Target | None:
-        """The reading of an output as a grid that answers where the picture changed; None if there is none."""
+        """The reading of an output as a grid that answers best where the picture changed; None if none does."""
         output = record.output.detach()
         if output.shape[0] != len(self.picture) or not output.is_floating_point():
             return None
         change = output[1:].float() - output[:1].float()
-        for layout, grid, channels, prefix in _readings(tuple(output.shape), self.size):
-            target = Target(record.layer, layout, grid, channels, prefix, record.call)
-            if _answers_in_place(target.read(change)):
-                return target
-        return None
+        readings = [
+            Target(record.layer, *reading, call=record.call) for reading in _readings(tuple(output.shape), self.size)
+        ]
+        alignments = [_alignment(target.read(change)) for target in readings]
+        best = max(alignments, default=0.0)
+        # Tokens read one place off still answer nearly in place, so the best reading counts, not the first.
+        return readings[alignments.index(best)] if best > LEAST_CORRELATION else None
 
     def _score_depends_on(self, record: _Record, target: Target) -> bool:
         if not record.output.requires_grad:
@@ -253,13 +272,14 @@ def _noise_with_changed_halves(model: nn.Module, input_size: tuple[int, int, int
     return pictures.to(parameter.device, parameter.dtype)
 
 
-def _answers_in_place(change: Tensor) -> bool:
-    """Whether (4, C, h, w) changes lie where the picture changed: in the left, right, upper and lower half.
+def _alignment(change: Tensor) -> float:
+    """How well (4, C, h, w) changes lie where the picture changed, in the left, right, upper and lower half: -1 to 1.
 
     What a change does everywhere alike (global attention, squeeze and excitation) is taken off. Each cell then says by
-    how much it answers to one half rather than the other, from -1 to 1, and over the cells this must correlate with
-    the side on which they lie.
+    how much it answers to one half rather than the other, from -1 to 1, and the correlation of that with the side
+    on which the cells lie is returned: the lesser of across and down, 0 where there is none.
     """
+    correlations = []
     answer = (change - change.mean(dim=(2, 3), keepdim=True)).abs().mean(dim=1)
     for one, other, axis in ((answer[0], answer[1], 1), (answer[2], answer[3], 0)):
         preference = ((one - other) / (one + other)).nan_to_num(0.0)
@@ -267,26 +287,26 @@ def _answers_in_place(change: Tensor) -> bool:
         side = torch.sign(len(cells) - 1 - 2 * cells).float()
         side = (side if axis == 1 else side[:, None]).expand_as(preference)
         correlation = torch.corrcoef(torch.stack([preference.flatten(), side.flatten()]))[0, 1]
-        if not correlation > LEAST_CORRELATION:
-            return False
-    return True
+        correlations.append(correlation.nan_to_num(0.0).item())
+    return min(correlations)
 
 
-def _readings(shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[str, tuple[int, int], int, int]]:
-    """The (layout, grid, channels, prefix) that an output's shape admits, for a picture of `size` (height, width)."""
+def _readings(shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[str, tuple[int, int], int, int, int]]:
+    """The (layout, grid, channels, prefix, suffix) that a shape admits, for a picture of `size` (height, width)."""
     if len(shape) == 4:
         _, a, b, c = shape
         if _fits((b, c), size, slack=4):
-            yield "NCHW", (b, c), a, 0
+            yield "NCHW", (b, c), a, 0, 0
         if _fits((a, b), size, slack=4):
-            yield "NHWC", (a, b), c, 0
+            yield "NHWC", (a, b), c, 0, 0
     if len(shape) == 3:
         _, length, channels = shape
-        for prefix in range(min(MOST_PREFIX_TOKENS + 1, length)):
-            cells = length - prefix
+        for others in range(min(MOST_OTHER_TOKENS + 1, length)):
+            cells = length - others
             for h in range(2, cells // 2 + 1):
                 if cells % h == 0 and _fits((h, cells // h), size, slack=1):
-                    yield "NLC", (h, cells // h), channels, prefix
+                    for suffix in range(others + 1):
+                        yield "NLC", (h, cells // h), channels, others - suffix, suffix
 
 
 def _fits(grid: tuple[int, int], size: tuple[int, int], slack: int) -> bool:
@@ -306,8 +326,9 @@ def _recording(model: nn.Module) -> Iterator[list[_Record]]:
     calls: Counter[str] = Counter()
     thread = get_ident()
 
-    def hook(layer: str, inputs: tuple[Any, ...], output: Any) -> None:
-        if get_ident() != thread or not isinstance(output, Tensor):
+    def hook(layer: str, inputs: tuple[Any, ...], returned: Any) -> None:
+        output = tensor_of(returned)
+        if get_ident() != thread or output is None:
             return
         given = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
         records.append(_Record(layer, calls[layer], given, output, output._version, output.grad_fn))

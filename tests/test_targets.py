@@ -286,7 +286,7 @@ def test_a_score_without_gradient_is_told() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).detach()
 
-    with pytest.raises(TargetError, match="score has no gradient"):
+    with pytest.raises(TargetError, match="no gradient leads from the score to the picture"):
         find_target(Detached(*features_of(), *head()).eval(), (3, 32, 32))
 
 
@@ -307,3 +307,107 @@ def test_the_search_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class LastToken(Tokens):
+    """The class token behind the patches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).mT
+        return self.head(self.block(torch.cat([tokens, self.first.expand(len(x), -1, -1)], dim=1)).mean(1))
+
+
+@pytest.mark.parametrize("suffix", [1, 2])
+def test_tokens_behind_the_grid_are_dropped(suffix: int) -> None:
+    target = find_target(LastToken(suffix).eval(), (3, 32, 32))
+    assert target == Target("block", "NLC", (8, 8), 8, prefix=0, suffix=suffix)
+    assert torch.equal(
+        target.read(torch.arange(64.0 + suffix)[None, :, None].expand(1, -1, 8))[0, 0, 7, 7], torch.tensor(63.0)
+    )
+
+
+class FunctionalResidual(nn.Module):
+    """Sums that no module returns: the stem is the only bottleneck."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(6))
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for conv in self.convs:
+            x = torch.relu(x + conv(x))
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_bottleneck_far_back_is_not_preferred() -> None:
+    assert find_target(FunctionalResidual().eval(), (3, 32, 32)).layer == "convs.5"
+
+
+def test_a_class_called_attention_hides_no_feature_map() -> None:
+    class AttentionNet(nn.Sequential):
+        pass
+
+    assert find_target(nn.Sequential(AttentionNet(*features_of()), *head()).eval(), (3, 32, 32)).layer == "0"
+
+
+class InTuples(nn.Module):
+    """A block that returns (hidden states, something else)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*features_of())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return self.body(x), None
+
+
+def test_a_map_in_a_tuple() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.head = InTuples(), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.block(x)[0].mean((2, 3)))
+
+    model, pictures = Net().eval(), torch.randn(2, 3, 32, 32)
+    inside, outside = Explainer(model, layer="block.body"), Explainer(model, layer="block")
+    assert torch.equal(inside(pictures, classes=1).signed, outside(pictures, classes=1).signed)
+
+
+def test_a_network_that_runs_its_layers_under_no_grad_is_told() -> None:
+    class Probe(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Sequential(*features_of()), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.body(x)
+            return self.head(x.mean((2, 3)))
+
+    with pytest.raises(TargetError, match=r"runs layers under torch.no_grad\(\)"):
+        find_target(Probe().eval(), (3, 32, 32))
+
+
+def test_hooks_of_the_caller_keep_what_the_graph_is_made_of() -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Sequential(*features_of()), nn.Linear(16, 5)
+            self.body.register_forward_hook(lambda module, inputs, output: setattr(self, "kept", output))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(x)
+            return self.head(torch.cat([x.mean((2, 3)), self.kept.amax((2, 3))], dim=1))
+
+    model, pictures = Kept().eval(), torch.randn(2, 3, 32, 32)
+    signed = Explainer(model, layer="body")(pictures, classes=3).signed[:, 0]
+    activations = model.body(pictures).detach().requires_grad_()
+    both = torch.cat([activations.mean((2, 3)), activations.amax((2, 3))], dim=1)
+    (gradient,) = torch.autograd.grad(model.head(both)[:, 3].sum(), activations)
+    expected = (gradient.mean((2, 3))[..., None, None] * activations).sum(1)
+    assert torch.allclose(signed, expected.detach(), atol=1e-6)
