@@ -1,7 +1,7 @@
 """Fixtures that several modules share."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -63,22 +63,32 @@ def browser() -> Iterator["Browser"]:
 
 
 @pytest.fixture
-def page(browser: "Browser", served: Served) -> Iterator["Page"]:
-    """A visitor's page, just opened. Fails when it asks anything of another machine, or logs an error."""
+def visit(browser: "Browser", served: Served) -> Iterator[Callable[..., "Page"]]:
+    """Opens the page for a visitor. Fails when it asks anything of another machine, or logs an error."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(120_000)
+    context.set_default_timeout(120_000)
     strangers: list[str] = []
     errors: list[str] = []
-    page.on("request", lambda request: strangers.append(request.url) if _leaves(request.url) else None)
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(served.url)
-    page.get_by_role("group", name="Examples").wait_for()
-    yield page
+    context.on("request", lambda request: strangers.append(request.url) if _leaves(request.url) else None)
+    context.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+
+    def open_(query: str = "") -> "Page":
+        page = context.new_page()
+        page.goto(served.url + query)
+        page.get_by_role("group", name="Examples").wait_for()
+        return page
+
+    yield open_
     context.close()
     assert strangers == []
     assert errors == []
+
+
+@pytest.fixture
+def page(visit: Callable[..., "Page"]) -> "Page":
+    """The page as a visitor finds it."""
+    return visit()
 
 
 def _leaves(url: str) -> bool:

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,8 @@ from playwright.sync_api import Page, expect
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.queueing")
 expect.set_options(timeout=120_000)
 
-CHEETAH, LION = EXAMPLES[:2]
+LION = EXAMPLES[1]
+Visit = Callable[..., Page]
 
 
 def upload(page: Page, *path: Path) -> None:
@@ -141,8 +142,8 @@ def test_what_is_taken_along_is_what_is_shown(page: Page, tmp_path: Path, monkey
     assert np.abs(shown - np.asarray(Image.open("evidence.png"))).max() <= 1
 
 
-def test_a_link_brings_the_state_back(page: Page, served: Served) -> None:
-    page.goto(f"{served.url}?picture=lion&class=tiger&method=counterfactual")
+def test_a_link_brings_the_state_back(visit: Visit) -> None:
+    page = visit("?picture=lion&class=tiger&method=counterfactual")
     large = page.locator(".comparison .evidence")
     expect(large).to_have_attribute("alt", "Where the evidence for tiger is")
     page.get_by_role("button", name="Method and layer").click()
@@ -153,11 +154,11 @@ def test_a_link_brings_the_state_back(page: Page, served: Served) -> None:
     assert page.url.endswith("/?picture=lion&model=efficientnet_lite0&class=lion&method=counterfactual")
 
 
-def test_a_blank_or_weak_map_says_so(page: Page, served: Served) -> None:
-    page.goto(f"{served.url}?picture=cheetah&class=546")
-    expect(page.locator(".hint")).to_contain_text("Nothing at bn2 speaks for “electric guitar”")
-    page.goto(f"{served.url}?picture=lion&class=217")
-    expect(page.locator(".hint")).to_contain_text("The evidence for “English springer” is weak: at most 1% of")
+def test_a_blank_or_weak_map_says_so(visit: Visit) -> None:
+    blank = visit("?picture=cheetah&class=546")
+    expect(blank.locator(".hint")).to_contain_text("Nothing at bn2 speaks for “electric guitar”")
+    weak = visit("?picture=lion&class=217")
+    expect(weak.locator(".hint")).to_contain_text("The evidence for “English springer” is weak: at most 1% of")
 
 
 def test_other_layers_and_the_strip_through_the_network(page: Page, served: Served) -> None:
