@@ -5,10 +5,10 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import captum.attr
@@ -688,11 +688,9 @@ def test_no_graph_and_no_gradient_below_the_target():
     features, head = copy.deepcopy(network("sequential in place"))
     below, above = Witness(raises=True), Witness(raises=False)
     model = nn.Sequential(below, features, above, head).eval()
-    explainer = Explainer(model, input_size=(3, 32, 32))
-    assert explainer.target.layer in ("1", "1.5", "2")
-    explainer(pictures(size=(3, 32, 32)), "top5")
+    Explainer(model, layer="1")(pictures(size=(3, 32, 32)), "top5")
     assert not below.built[-1]
-    assert above.built[-1] or explainer.target.layer == "2"
+    assert above.built[-1]
 
 
 def test_no_gradient_of_any_parameter(model: nn.Module):
@@ -730,9 +728,12 @@ def test_many_threads_on_one_model_give_the_serial_maps():
 
 def test_many_threads_search_for_the_target_once(monkeypatch: pytest.MonkeyPatch):
     searches: list[Any] = []
+    company = Barrier(2)
 
     def counting(*args: Any) -> Target:
         searches.append(args)
+        with suppress(BrokenBarrierError):
+            company.wait(timeout=0.5)  # time for a second thread to come here, if nothing keeps it out
         return find_target(*args)
 
     monkeypatch.setattr("gradcam.explainer.find_target", counting)

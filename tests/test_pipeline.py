@@ -139,7 +139,8 @@ def test_the_evidence_is_on_the_animals_side_of_a_wide_picture(photograph_classi
 
 
 def test_a_network_of_ones_own(colours: Classifier, flag: np.ndarray):
-    result = explain(flag, colours, ["red", "green", "blue"])
+    result = explain(flag, colours, ["green", "blue", "red"])
+    assert result.full == pytest.approx(0.8 / 16)
     assert result.inspection.target.layer == "grid"
     assert [p.label for p in result.inspection.top()] == ["red", "blue", "green"]
     np.testing.assert_allclose(result.map("red"), RED_MAP, atol=1e-6)
