@@ -194,12 +194,15 @@ def test_augmentation_is_what_a_slow_loop_makes(recipe: Recipe) -> None:
     )
 
 
-def test_a_picture_is_mirrored_in_every_second_epoch(data: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every epoch sees each picture once, and two epochs on end see both views of it."""
+def test_every_epoch_shows_each_picture_once_in_turn_mirrored_and_never_alike(
+    data: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[int, bool]] = []
+    noise: set[int] = set()
     pictures = data[0].float().flatten(1).mean(1)
 
     def watch(batch: Tensor, flip: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+        noise.add(generator.initial_seed())
         means = (batch * std[:, None, None] + mean[:, None, None]).flatten(1).mean(1) * 255
         for value, flipped in zip(means, flip.tolist(), strict=True):
             seen.append((int((pictures - value).abs().argmin()), flipped))
@@ -215,6 +218,8 @@ def test_a_picture_is_mirrored_in_every_second_epoch(data: Split, monkeypatch: p
     assert sorted(first) == sorted(second) == list(range(30))
     assert all(first[i] != second[i] for i in range(30))
     assert len(set(first.values())) == 2
+    assert list(first) != list(second) != sorted(second)
+    assert len(noise) == run.steps
 
 
 def _cheap(network: Cifar10Net, x: Tensor) -> Tensor:
