@@ -7,8 +7,8 @@ differ from the first in the left, right, upper and lower half, records the outp
 - *aligned*: read as a grid, the output changes in the half in which the picture changed;
 - *the score depends on it*: the gradient of the highest logit is not zero on the grid (after the last block of a
   class-token transformer it is zero everywhere but on the token);
-- of several such outputs on the same grid a *bottleneck* is preferred, through which every path from the picture to
-  the score leads: the output of a residual block is one, what happens inside its branches is not;
+- the insides of attention modules (queries, keys and values, attention matrices) are passed over: they lie on the grid,
+  but are no feature maps;
 - when the grid is smaller than 4 cells on a side, the search goes on to an earlier, larger one.
 """
 
@@ -18,19 +18,23 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
 from .logits import logits_of
 
 LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
 MOST_OTHER_TOKENS = 16
 LEAST_CORRELATION = 0.5  # between where a cell lies and which half of the picture it answers to
+
+
+NO_GRADIENT = (
+    "no gradient leads from the score to a map: the network runs its layers under torch.no_grad() or detaches what "
+    "they return. Explain it without that; its weights and their gradients are left as they are."
+)
 
 
 class TargetError(ValueError):
@@ -113,7 +117,6 @@ class _Record:
     input: Tensor | None
     output: Tensor
     version: int  # an in-place operation later makes another output of the same tensor
-    node: Node | None  # where the output stands in the graph
 
     def same_output(self, other: "_Record") -> bool:
         return self.output is other.output and self.version == other.version
@@ -130,11 +133,8 @@ class _Probe:
             # A copy, since a network may work in place on its input, which a leaf of the graph does not allow.
             logits = logits_of(model(self.picture.clone()), batch=len(self.picture))
         self.score = self._score(logits)
-        if not (self.score.requires_grad and self._bottlenecks):
-            raise TargetError(
-                "no gradient leads from the score to the picture: the network runs layers under torch.no_grad() or "
-                "detaches their output. Explain it without that; its gradients and weights are left as they are."
-            )
+        if not self.score.requires_grad:
+            raise TargetError(NO_GRADIENT)
 
     def _score(self, logits: Tensor) -> Tensor:
         """The highest logits; under a last layer of zeros, as some start, the features that it is given instead."""
@@ -152,6 +152,9 @@ class _Probe:
         """The target of the whole network."""
         smallest_first = list(self.stages(until=LEAST_SIDE))
         if not smallest_first:
+            aligned = [record for record in self.records if self._aligned(record)]
+            if aligned and not any(record.output.requires_grad for record in aligned):
+                raise TargetError(NO_GRADIENT)
             raise TargetError(
                 "no output of the network is a grid aligned with the picture that the score depends on; "
                 f"seen, last first: {self._seen()}. Name one with layer= if one of them is."
@@ -187,19 +190,12 @@ class _Probe:
         )
 
     def _last(self, aligned: list[tuple[_Record, Target]]) -> tuple[_Record, Target] | None:
-        """The last output the score depends on; rather a bottleneck on the same grid if one is near.
-
-        Near: no more than half of the outputs on that grid come after it. Where branches go to the head from all
-        along the network, its only bottleneck is the stem, which has seen too little.
-        """
-        bottlenecks = self._bottlenecks
-        dependable = (pair for pair in reversed(aligned) if self._score_depends_on(*pair))
-        last = next((p for p in dependable if p[0].node in bottlenecks or not self._inside_attention(p[0])), None)
-        if last is None:
-            return None
-        on_grid = [pair for pair in reversed(aligned) if pair[1].grid == last[1].grid]
-        near = on_grid[: len(on_grid) // 2 + 1]
-        return next((p for p in near if p[0].node in bottlenecks and self._score_depends_on(*p)), last)
+        """The last output the score depends on; inside an attention module only where there is no other."""
+        for inside in (False, True):
+            for record, target in reversed(aligned):
+                if self._inside_attention(record) is inside and self._score_depends_on(record, target):
+                    return record, target
+        return None
 
     def _aligned(self, record: _Record) -> Target | None:
         """The reading of an output as a grid that answers best where the picture changed; None if none does."""
@@ -221,31 +217,12 @@ class _Probe:
         (gradient,) = torch.autograd.grad(self.score, record.output, retain_graph=True, allow_unused=True)
         return gradient is not None and bool(target.read(gradient).any())
 
-    @cached_property
-    def _bottlenecks(self) -> set[Node]:
-        """The nodes of the graph through which every path from the score to the picture leads.
-
-        Counting paths finds them: those above a node times those below it must be all there are.
-        """
-        root = self.score.grad_fn
-        assert root is not None
-        order = _topological_order(root)
-        below: dict[Node, int] = {}
-        for node in reversed(order):
-            is_picture = getattr(node, "variable", None) is self.picture
-            below[node] = 1 if is_picture else sum(below[after] for after, _ in node.next_functions if after)
-        above = dict.fromkeys(order, 0) | {root: 1}
-        for node in order:
-            for after, _ in node.next_functions:
-                if after:
-                    above[after] += above[node]
-        return {node for node in order if above[node] * below[node] == below[root] > 0}
-
     def _inside_attention(self, record: _Record) -> bool:
-        """Whether the module is a part of an attention module, whose insides are not feature maps."""
+        """Whether the module is a part of an attention module."""
         parts = record.layer.split(".")
-        owners = (self.modules[".".join(parts[:end])] for end in range(1, len(parts) + 1))
-        return any(re.search("attention|attn", type(owner).__name__, re.IGNORECASE) for owner in owners)
+        owners = ((name, self.modules[".".join(parts[:end])]) for end, name in enumerate(parts[:-1], start=1))
+        named = (f"{name} {type(owner).__name__}" for name, owner in owners)
+        return any(re.search("attention|attn", text, re.IGNORECASE) for text in named)
 
     def _named_by_owner(self, record: _Record, target: Target) -> Target:
         """Name the outermost module that returns this output: layer4 rather than layer4.2.act3."""
@@ -330,8 +307,10 @@ def _recording(model: nn.Module) -> Iterator[list[_Record]]:
         output = tensor_of(returned)
         if get_ident() != thread or output is None:
             return
+        if isinstance(returned, tuple) and any(output is given for given in inputs):
+            return  # handed on, not made here
         given = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
-        records.append(_Record(layer, calls[layer], given, output, output._version, output.grad_fn))
+        records.append(_Record(layer, calls[layer], given, output, output._version))
         calls[layer] += 1
 
     handles = [
@@ -344,20 +323,3 @@ def _recording(model: nn.Module) -> Iterator[list[_Record]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _topological_order(root: Node) -> list[Node]:
-    """Every node of the graph before the ones it leads to."""
-    order: list[Node] = []
-    seen: set[Node] = {root}
-    stack = [(root, iter(root.next_functions))]
-    while stack:
-        node, edges = stack[-1]
-        after = next((n for n, _ in edges if n is not None and n not in seen), None)
-        if after is None:
-            order.append(node)
-            stack.pop()
-        else:
-            seen.add(after)
-            stack.append((after, iter(after.next_functions)))
-    return order[::-1]

@@ -70,8 +70,6 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_models_load_and_answer(name: str) -> None:
-    if name == "cifar10" and not (classifiers.WEIGHTS / "manifest.json").exists():
-        pytest.skip("the weights of cifar10 are not there yet")
     classifier = load(name, device="cpu")
     tensor, framing = classifier.preprocess(noise_picture(80, 60))
     assert tensor.dtype == torch.float32

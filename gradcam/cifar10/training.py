@@ -3,6 +3,10 @@
 The recipe is what fast CIFAR-10 training uses today: orthogonalised momentum for the convolutions (Muon,
 Keller Jordan 2024), AdamW for the rest, a one-cycle learning rate, alternating flips, shifts and cutout, label
 smoothing, and an exponential moving average of the weights, which is what is evaluated and saved.
+
+The weights in weights/ (see its manifest): accuracy 91.23 % on the 10,000 test pictures, 91.78 % with test-time flips;
+1 run, seed 0, 30 epochs, 97 minutes on 2 cores of an AMD EPYC that other work shared, bfloat16; Python 3.11.7, torch
+2.14.1. The training pictures are fitted to 99.4 %: what is missing is generalisation, not capacity.
 """
 
 import signal
