@@ -1,13 +1,13 @@
 """Find the layer whose output is the evidence, and read that output as a grid over the picture.
 
 The target is the last output, in execution order, that is still a grid aligned with the picture and that the score
-still depends on. It is found by experiment, not by name. One forward pass over five pictures of noise, which
+still depends on. It is found by experiment. One forward pass over five pictures of noise, which
 differ from the first in the left, right, upper and lower half, records the output of every module:
 
 - *aligned*: read as a grid, the output changes in the half in which the picture changed;
 - *the score depends on it*: the gradient of the highest logit is not zero on the grid (after the last block of a
   class-token transformer it is zero everywhere but on the token);
-- the insides of attention modules (queries, keys and values, attention matrices) are passed over: they lie on the grid,
+- the insides of attention modules, known by their names, are passed over: queries, keys and values lie on the grid,
   but are no feature maps;
 - when the grid is smaller than 4 cells on a side, the search goes on to an earlier, larger one.
 """
@@ -29,7 +29,6 @@ from .logits import logits_of
 LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
 MOST_OTHER_TOKENS = 16
 LEAST_CORRELATION = 0.5  # between where a cell lies and which half of the picture it answers to
-
 
 NO_GRADIENT = (
     "no gradient leads from the score to a map: the network runs its layers under torch.no_grad() or detaches what "
