@@ -1,7 +1,7 @@
 """Print what a map costs on the CPU, here and with the alternatives, as a multiple of the network's plain forward pass.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/cost.py
+    python -m benchmarks.cost
 
 One picture (3x224x224 noise), networks with random weights (seed 0), every tool at the same layer. Each repetition runs
 the plain forward pass (`torch.no_grad()`) and every tool once, in random order, so that a slow moment of the machine

@@ -1,6 +1,6 @@
 """Print the table of targets: the smallest classifier of each of timm's families, with random weights.
 
-    python benchmarks/families.py > docs/families.md  # minutes, most of them to find the smallest models
+    python -m benchmarks.families > docs/families.md  # minutes, most of them to find the smallest models
 
 The alignment check is separate from the search for targets. Each quadrant of a picture of noise is changed in turn, and
 each time the change of each quadrant of the map is measured: M[picture, map]. For two quadrants i and j the odds ratio
@@ -21,7 +21,7 @@ from gradcam.targets import Target, find_target
 
 HEADER = """# Where the evidence lives in each family of timm
 
-The smallest classifier of each family, with random weights (seed 0). Made by `python benchmarks/families.py`, which
+The smallest classifier of each family, with random weights (seed 0). Made by `python -m benchmarks.families`, which
 explains the alignment check; `tests/test_targets.py` repeats every row.
 
 | family | model | input | layer | layout | grid | prefix | alignment |
