@@ -19,8 +19,8 @@ EMPTY = """
 WEAK = 0.15  # of the strongest evidence shown
 
 
-def build(rail: Rail, models: Models) -> None:
-    """Place the tab here."""
+def build(rail: Rail, models: Models) -> list[Any]:
+    """Place the tab here. Returns the widgets of its Look, which every tab follows."""
     empty = gr.HTML(EMPTY, apply_default_css=False)
     with gr.Column(visible=False) as results:
         with gr.Row(elem_id="explain"):
@@ -85,7 +85,7 @@ def build(rail: Rail, models: Models) -> None:
         updates: Updates = {rail.layer: layer, every_class: class_}
         if fresh:
             updates[rail.about] = markup.about(seen.inspection.classifier)
-            updates[every_class] = gr.update(choices=_choices(seen), value=class_)
+            updates[every_class] = gr.update(choices=choices(seen), value=class_)
         return show(Subject(path, model, chosen, method, class_), Look(*look)) | {
             **updates,
             rail.wanted: None,
@@ -147,6 +147,7 @@ def build(rail: Rail, models: Models) -> None:
         **QUIET,
     )
     rail.picture.clear(clear, None, outputs, **QUIET)
+    return looks
 
 
 def _facts(seen: Seen, subject: Subject) -> list[tuple[str, str]]:
@@ -163,7 +164,7 @@ def _facts(seen: Seen, subject: Subject) -> list[tuple[str, str]]:
     ]
 
 
-def _choices(seen: Seen) -> list[tuple[str, int]]:
+def choices(seen: Seen) -> list[tuple[str, int]]:
     """Every class, best first, with its probability; the value is the index, so that equal names stay apart."""
     labels, probabilities = seen.inspection.classifier.labels, seen.inspection.probabilities
     return [

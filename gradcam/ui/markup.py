@@ -120,7 +120,7 @@ def _answer(answer: Answer, chosen: int) -> str:
 def about(classifier: Classifier) -> str:
     """What a model can say at all."""
     _, height, width = classifier.input_size
-    text = f"Sees {width} × {height} pixels and knows {len(classifier.labels):,} classes."
+    text = f"Sees the picture resized to {width} × {height} pixels and knows {len(classifier.labels):,} classes."
     if len(classifier.labels) <= 12:
         text += f" Whatever the picture shows, it answers with one of these: {', '.join(classifier.labels)}."
     return small(text)

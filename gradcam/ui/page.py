@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from ..methods import METHODS
-from . import explain
+from . import api, compare, explain
 from .models import Models
 from .rail import AUTOMATIC, EXAMPLES, QUIET, Rail, Updates
 from .rail import build as build_rail
@@ -22,14 +22,18 @@ def build(models: Models) -> gr.Blocks:
         with gr.Row(elem_id="page"):
             with gr.Column(elem_id="rail", min_width=280):
                 rail = build_rail(models)
-            with gr.Column(elem_id="main", min_width=300), gr.Tabs(), gr.Tab("Explain"):
-                explain.build(rail, models)
+            with gr.Column(elem_id="main", min_width=300), gr.Tabs():
+                with gr.Tab("Explain") as first:
+                    looks = explain.build(rail, models)
+                with gr.Tab("Why this and not that") as second:
+                    compare.build(rail, models, looks, second, [first])
 
         def restore(request: gr.Request) -> Updates:
             return _restore(rail, models, request)
 
         restored = [rail.wanted, rail.model, rail.method, rail.layer, rail.picture, rail.notice]
         page.load(rail.told(restore), None, restored, **QUIET)
+        api.build(models)
     page.queue(max_size=64, default_concurrency_limit=4)
     return page
 

@@ -80,16 +80,17 @@ class Rail:
 
     def while_open(
         self,
-        container: gr.Accordion,
+        opens: list[Any],
+        closes: list[Any],
         handler: Callable[..., Updates],
         inputs: list[Any],
         outputs: list[Any],
         triggers: list[Any],
     ) -> None:
-        """Run the handler when the container is opened, and on `triggers` while it is open."""
+        """Run the handler when its part of the page is opened, and on `triggers` while that is open."""
         is_open = gr.State(False)
-        container.expand(lambda: True, None, is_open, **QUIET)
-        container.collapse(lambda: False, None, is_open, **QUIET)
+        gr.on(opens, lambda: True, None, is_open, **QUIET)
+        gr.on(closes, lambda: False, None, is_open, **QUIET)
 
         def if_open(is_open: bool, *args: Any) -> Updates:
             return self.told(handler)(*args) if is_open else {self.notice: gr.skip()}
@@ -127,8 +128,7 @@ def build(models: Models) -> Rail:
             markup.small("" if models.public else "Any of timm's names can be typed."), apply_default_css=False
         )
     with gr.Accordion("Method and layer", open=False, elem_id="how") as panel:
-        titles = {name: re.split(r"[:(]", str(method.__doc__))[0].strip() for name, method in METHODS.items()}
-        method = gr.Dropdown([(title, name) for name, title in titles.items()], value="gradcam", label="Method")
+        method = gr.Dropdown([(method_title(name), name) for name in METHODS], value="gradcam", label="Method")
         layer = gr.Dropdown([("Automatic", AUTOMATIC)], allow_custom_value=True, label="Layer")
     rail = Rail(picture, model, about, method, layer, notice, gr.State(), gr.State())
 
@@ -138,8 +138,13 @@ def build(models: Models) -> Rail:
         names = [(found, AUTOMATIC), *((target.layer, target.layer) for target in loaded.stages)]
         return {layer: gr.update(choices=names, value=chosen)}
 
-    rail.while_open(panel, list_layers, [model, layer], [layer], [model.change])
+    rail.while_open([panel.expand], [panel.collapse], list_layers, [model, layer], [layer], [model.change])
     return rail
+
+
+def method_title(name: str) -> str:
+    """What a key of METHODS is called on the page."""
+    return re.split(r"[:(]", str(METHODS[name].__doc__))[0].strip()
 
 
 def _example(event: gr.EventData) -> str:

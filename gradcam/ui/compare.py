@@ -1,0 +1,90 @@
+"""The tab "Why this and not that": two classes beside each other, and what speaks for one rather than the other."""
+
+from typing import Any
+
+import gradio as gr
+
+from ..methods import METHODS
+from . import markup
+from .explain import choices
+from .look import Look
+from .models import Models, Seen
+from .rail import Rail, Subject, Updates, method_title
+
+EMPTY = "Choose a picture first: it is then asked here why it is one class and not another."
+SCALES = (
+    "The first three share one scale. The last is on that of the Grad-CAM map for “{}”: on its own, noise looks strong."
+)
+OWN_SCALES = "For “{}”, each map on its own scale, since the methods measure in different units: compare places."
+
+
+def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: list[gr.Tab]) -> None:
+    """Place the tab here. Nothing is computed while one of the others is open."""
+    with gr.Row(elem_id="pair"):
+        class_ = gr.Dropdown([], value=None, label="Why this", elem_id="this")
+        rival = gr.Dropdown([], value=None, label="and not that", elem_id="that")
+    hint = gr.HTML(apply_default_css=False)
+    panels = gr.HTML(markup.small(EMPTY), apply_default_css=False, elem_id="compare")
+    with gr.Accordion("All methods", open=False) as folded:
+        grid = gr.HTML(apply_default_css=False, elem_id="methods")
+    compared = gr.State()  # the Subject whose classes are to choose from
+
+    def show(subject: Subject | None, before: Subject | None, this: int, that: int, *look: Any) -> Updates:
+        if subject is None:
+            nothing = gr.update(choices=[], value=None)
+            return {class_: nothing, rival: nothing, compared: None, hint: "", panels: markup.small(EMPTY)}
+        seen = subject.seen(models)
+        updates: Updates = {compared: subject}
+        if before is None or subject[:2] != before[:2]:
+            this, that = (prediction.index for prediction in seen.inspection.top(2))
+            listed = choices(seen)
+            updates |= {class_: gr.update(choices=listed, value=this), rival: gr.update(choices=listed, value=that)}
+        if this == that:
+            return updates | {hint: markup.notice("Choose two different classes.", "hint"), panels: ""}
+        drawn, advice = _panels(seen, subject, this, that, Look(*look))
+        return updates | {hint: markup.notice(advice, "hint"), panels: drawn}
+
+    def show_methods(subject: Subject | None, this: int, *look: Any) -> Updates:
+        if subject is None:
+            return {grid: ""}
+        seen, chosen = subject.seen(models), Look(*look)
+        label, figures = seen.inspection.classifier.labels[this], []
+        for method in METHODS:
+            saliency = seen.inspection.explain(this, method).map(this)
+            figures.append((chosen.draw(*seen.thumbnail, saliency, None), method_title(method), ""))
+        return {grid: markup.small(OWN_SCALES.format(label)) + markup.panels(figures)}
+
+    asked = [rail.subject, compared, class_, rival, *looks]
+    triggers = [rail.subject.change, class_.input, rival.input, *(widget.change for widget in looks)]
+    closes = [other.select for other in others]
+    rail.while_open([tab.select], closes, show, asked, [compared, class_, rival, hint, panels], triggers)
+    triggers = [compared.change, class_.input, *(widget.change for widget in looks)]
+    rail.while_open([folded.expand], [folded.collapse], show_methods, [compared, class_, *looks], [grid], triggers)
+
+
+def _panels(seen: Seen, subject: Subject, this: int, that: int, look: Look) -> tuple[str, str]:
+    """The four maps as HTML, and a word on those that show nothing."""
+    labels, probabilities = seen.inspection.classifier.labels, seen.inspection.probabilities
+    # What speaks against the class has its own panel: the other three are evidence for something.
+    method = "gradcam" if subject.method == "counterfactual" else subject.method
+    result = seen.explain([this, that, (this, that)], method)
+    plain, against = (seen.inspection.explain(this, name).map(this) for name in ("gradcam", "counterfactual"))
+    full = float(plain.max()) or None
+    figures = [
+        (look.draw(*seen.screen, result.map(index), result.full), labels[index], markup.percent(probabilities[index]))
+        for index in (this, that)
+    ]
+    difference = result.map((this, that))
+    title = f"{labels[this]} rather than {labels[that]}"
+    chances = " to ".join(markup.percent(probabilities[index]) for index in (this, that))
+    figures.append((look.draw(*seen.screen, difference, result.full), title, chances))
+    share = (
+        f"at most {against.max() / full:.0%} as strong as for it".replace("%", " %")
+        if full
+        else "nothing speaks for it"
+    )
+    figures.append((look.draw(*seen.screen, against, full), f"Against {labels[this]}", share))
+    advice = ""
+    if difference.max() <= 0:
+        advice = f"Nothing at {seen.inspection.target.layer} speaks for “{labels[this]}” rather than “{labels[that]}”."
+    return markup.panels(figures) + markup.small(SCALES.format(labels[this])), advice
