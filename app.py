@@ -15,10 +15,26 @@ def main(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps...; the fastest by default.")] = None,
     host: Annotated[str | None, typer.Option(help="0.0.0.0 lets other machines in.")] = None,
     port: Annotated[int | None, typer.Option(help="The first free one from 7860 on by default.")] = None,
+    share: Annotated[bool, typer.Option("--share", help="Also make a link for others; implies --public.")] = False,
+    auth: Annotated[str | None, typer.Option(metavar="USER:PASS", help="Ask visitors for a password.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Strangers visit: no model but those on the list.")] = False,
 ) -> None:
     """See why an image classifier said that, and not the other thing, in the browser."""
+    user, _, password = (auth or "").partition(":")
+    if auth is not None and not (user and password):
+        raise SystemExit("--auth takes a name and a password with a colon between them, such as --auth me:secret.")
     try:
-        launch(model, labels=labels, checkpoint=checkpoint, device=device, host=host, port=port)
+        launch(
+            model,
+            labels=labels,
+            checkpoint=checkpoint,
+            device=device,
+            host=host,
+            port=port,
+            share=share,
+            auth=(user, password) if auth else None,
+            public=public,
+        )
     except ModelError as error:
         raise SystemExit(str(error)) from None
 

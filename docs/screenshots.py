@@ -23,7 +23,7 @@ def draw_strip() -> None:
 
 def photograph_page() -> None:
     """The page with the cheetah explained, wide."""
-    blocks = serve(page.build(Models()), block=False)
+    blocks = serve(page.build(Models()))
     try:
         with sync_playwright() as driver:
             chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

@@ -44,7 +44,7 @@ def served() -> Iterator[Served]:
     from gradcam.ui.models import Models
 
     models = Models()
-    blocks = serve(page.build(models), block=False)
+    blocks = serve(page.build(models))
     yield Served(blocks.local_url, models)
     blocks.close()
 

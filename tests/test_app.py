@@ -2,6 +2,17 @@
 
 import subprocess
 import sys
+from urllib.request import urlopen
+
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError, AuthenticationError
+
+import gradcam
+from gradcam.ui.rail import EXAMPLES
+
+# Gradio's statistics of its own queue use what pandas has since deprecated.
+pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.queueing")
 
 
 def test_importing_the_package_does_not_import_gradio() -> None:
@@ -44,3 +55,61 @@ print("strangers", strangers)
 """
     started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert started.stdout.splitlines()[-1] == "strangers []"
+
+
+def test_a_password_needs_a_name() -> None:
+    started = subprocess.run([sys.executable, "app.py", "--auth", "secret"], capture_output=True, text=True)
+    assert started.returncode == 1
+    assert started.stderr == "--auth takes a name and a password with a colon between them, such as --auth me:secret.\n"
+
+
+@pytest.mark.parametrize("why", ["public", "share", "space"])
+def test_strangers_have_the_models_on_the_list_and_no_other(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradio.networking.setup_tunnel", _no_tunnel)
+    if why == "space":
+        monkeypatch.setattr(sys.modules["gradcam.ui.launch"], "get_space", lambda: "somebody/gradcam")
+    page = gradcam.launch(block=False, public=why == "public", share=why == "share")
+    client = Client(page.local_url, verbose=False)
+    for name in ("resnet18", "hf-hub:timm/resnet18.a1_in1k", "local-dir:/etc"):
+        with pytest.raises(AppError, match=f"There is no model '{name}' here: choose one of efficientnet_lite0, "):
+            client.predict(handle_file(EXAMPLES[1]), name, api_name="/predict")
+    assert client.predict(handle_file(EXAMPLES[1]), "cifar10", api_name="/predict")[0]["label"] in (
+        "cat",
+        "dog",
+        "deer",
+    )
+    page.close()
+
+
+def test_without_a_tunnel_the_page_stays_up_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("gradio.networking.setup_tunnel", _no_tunnel)
+    page = gradcam.launch(block=False, share=True)
+    assert capsys.readouterr().out == (
+        f"The page is at {page.local_url}\n"
+        "A share link could not be had (is there a network connection?); the page stays up on this machine.\n"
+    )
+    assert urlopen(page.local_url).status == 200
+    page.close()
+
+
+def test_a_share_link_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("gradio.networking.setup_tunnel", lambda **_: "https://abc.gradio.live")
+    page = gradcam.launch(block=False, share=True)
+    assert capsys.readouterr().out.splitlines()[1:] == ["For others it is at https://abc.gradio.live"]
+    page.close()
+
+
+def test_a_page_with_a_password_lets_in_who_knows_it() -> None:
+    page = gradcam.launch(block=False, auth=("me", "secret"))
+    for wrong in (None, ("me", "wrong")):
+        with pytest.raises((AuthenticationError, ValueError)):
+            Client(page.local_url, verbose=False, auth=wrong)
+    client = Client(page.local_url, verbose=False, auth=("me", "secret"))
+    assert client.predict(api_name="/models")["default"] == "efficientnet_lite0"
+    page.close()
+
+
+def _no_tunnel(**_: object) -> str:
+    raise RuntimeError("Could not get share link from Gradio API Server.")

@@ -1,10 +1,14 @@
 """From arguments to a page that is being served."""
 
+import io
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_space
 from PIL import Image
 from torch import nn
 
@@ -13,6 +17,8 @@ from ..labels import read_labels
 from . import page
 from .models import Models
 from .rail import EXAMPLES
+
+NO_LINK = "A share link could not be had (is there a network connection?); the page stays up on this machine."
 
 
 def launch(
@@ -24,6 +30,9 @@ def launch(
     device: str | None = None,
     host: str | None = None,
     port: int | None = None,
+    share: bool = False,
+    auth: tuple[str, str] | None = None,
+    public: bool = False,
     block: bool = True,
 ) -> gr.Blocks:
     """Open the page.
@@ -31,10 +40,14 @@ def launch(
     model: any network that classifies pictures, with `preprocess` and `labels` as for `Classifier`; or the name of
         one, with `checkpoint` and `labels` as for `load`; by default the first of the bundled ones.
     device: for models loaded by name. host, port: where to serve; by default this machine alone can see it.
+    share: also make a link through Gradio's servers, for a week. auth: a name and a password that visitors must give.
+    public: strangers visit, who may have the bundled models and `model`, and nothing else; so it is with `share`, and
+        on a Hugging Face Space.
     block: return when the page is closed. Otherwise at once; `close()` of what is returned ends it.
 
     Raises ModelError.
     """
+    public = public or share or get_space() is not None
     own, default, code = None, None, "Classifier(model, labels, preprocess)"
     if isinstance(model, Classifier):
         own, code = model, "classifier"
@@ -43,26 +56,45 @@ def launch(
         own = Classifier(model, names, preprocess)
     elif model is not None and (checkpoint or labels or model not in BUNDLED):
         own = load(model, checkpoint, labels, device)
-        given = {"checkpoint": checkpoint, "labels": labels}
-        code = f"load({', '.join([repr(model), *(f'{k}={str(v)!r}' for k, v in given.items() if v)])})"
+        files = {"checkpoint": checkpoint, "labels": labels}
+        given = {key: value for key, value in files.items() if value}
+        if public:  # where the files are is nobody's business
+            given = {key: Path(str(value)).name for key, value in given.items()}
+        code = f"load({', '.join([repr(model), *(f'{key}={str(value)!r}' for key, value in given.items())])})"
     else:
         default = model
-    return serve(page.build(Models(own, default, device, own_code=code)), host, port, block)
+    blocks = serve(page.build(Models(own, default, device, public, code)), host, port, share, auth)
+    print(f"The page is at {blocks.local_url}", flush=True)
+    if share:
+        print(f"For others it is at {blocks.share_url}" if blocks.share_url else NO_LINK, flush=True)
+    if block and not hasattr(sys, "ps1"):  # a notebook shows the page, and goes on
+        blocks.block_thread()
+    return blocks
 
 
-def serve(blocks: gr.Blocks, host: str | None = None, port: int | None = None, block: bool = True) -> gr.Blocks:
-    """Start the server of a page."""
-    blocks.launch(
-        server_name=host,
-        server_port=port,
-        prevent_thread_lock=not block,
-        allowed_paths=[str(path) for path in EXAMPLES],
-        max_file_size="32mb",
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        pwa=True,
-        ssr_mode=False,
-        **page.look(),
-    )
+def serve(
+    blocks: gr.Blocks,
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    auth: tuple[str, str] | None = None,
+) -> gr.Blocks:
+    """Start the server of a page, and return."""
+    with redirect_stdout(io.StringIO()):  # where no link can be had, gradio tells of a binary to be downloaded by hand
+        blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            auth=auth,
+            prevent_thread_lock=True,
+            allowed_paths=[str(path) for path in EXAMPLES],
+            max_file_size="32mb",
+            state_session_capacity=256,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            pwa=True,
+            ssr_mode=False,
+            **page.look(),
+        )
     return blocks

@@ -67,18 +67,18 @@ def build(rail: Rail, models: Models, looks: list[Any]) -> Save:
         picture = chosen.draw(inspection.picture, inspection.framing, result.map(subject.class_), full)
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
-        return {file: _saved(buffer, seen, subject, "overlay.png")}
+        return {file: saved(buffer, seen, subject, "overlay.png")}
 
     def save_map(subject: Subject, *_: Any) -> Updates:
         seen = subject.seen(models)
         buffer = io.BytesIO()
         np.save(buffer, seen.explain(seen.shown(subject.class_), subject.method).map(subject.class_))
-        return {file: _saved(buffer, seen, subject, "map.npy")}
+        return {file: saved(buffer, seen, subject, "map.npy")}
 
     def save_record(subject: Subject, *_: Any) -> Updates:
         seen = subject.seen(models)
-        buffer = io.BytesIO(json.dumps(_record(seen, subject), indent=2, ensure_ascii=False).encode())
-        return {file: _saved(buffer, seen, subject, "record.json")}
+        buffer = io.BytesIO(json.dumps(described(seen, subject), indent=2, ensure_ascii=False).encode())
+        return {file: saved(buffer, seen, subject, "record.json")}
 
     for button, handler in ((overlay, save_overlay), (raw, save_map), (record, save_record)):
         written = button.click(rail.told(handler), [rail.subject, *looks], [file, rail.notice], **QUIET)
@@ -86,13 +86,14 @@ def build(rail: Rail, models: Models, looks: list[Any]) -> Save:
     return Save(models, link, code)
 
 
-def _saved(content: io.BytesIO, seen: Seen, subject: Subject, ending: str) -> str:
+def saved(content: io.BytesIO, seen: Seen, subject: Subject, ending: str) -> str:
+    """The path of a file for the visitor, named after the picture and the class."""
     label = seen.inspection.classifier.labels[subject.class_]
     name = re.sub(r"[^\w-]+", "-", f"{subject.picture.stem}-{label}")[:80].strip("-")
     return save_bytes_to_cache(content.getvalue(), f"{name}-{ending}", get_upload_folder())
 
 
-def _record(seen: Seen, subject: Subject) -> dict[str, Any]:
+def described(seen: Seen, subject: Subject) -> dict[str, Any]:
     """What was asked and what was found, for programs."""
     inspection = seen.inspection
     result = seen.explain(seen.shown(subject.class_), subject.method)

@@ -1,0 +1,86 @@
+"""Named endpoints for programs, which speak to the page through `gradio_client`."""
+
+import functools
+import io
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+from gradio.events import api
+
+from ..errors import ModelError
+from ..images import PictureError
+from ..methods import METHODS
+from ..targets import TargetError
+from . import save
+from .models import Models
+from .rail import FAILED, Subject, uploaded
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def build(models: Models) -> None:
+    """Add /models, /predict and /explain to the page."""
+
+    def subject(picture: Any, model: Any, class_: Any, method: Any, layer: Any) -> Subject:
+        """What a program asks about; nothing it sends is known to be of its type."""
+        if not all(isinstance(value, str) for value in (model, method, layer)):
+            raise ModelError("The model, the method and the layer are given by name, as text.")
+        if not isinstance(class_, str | int):
+            raise ModelError("The class is given by its label or index.")
+        if method not in METHODS:
+            raise ModelError(f"There is no method {method[:80]!r}: choose one of {', '.join(METHODS)}.")
+        path, model = uploaded(picture), model or models.default
+        seen = models.get(model).see(path, layer or None)
+        index = seen.inspection.top(1)[0].index if class_ == "" else seen.inspection.classifier.index(class_)
+        return Subject(path, model, layer or None, method, index)
+
+    @_told
+    def list_models() -> dict[str, Any]:
+        """Names for `model` and `method`, and the model that is asked when none is named."""
+        return {"models": models.names, "default": models.default, "methods": list(METHODS)}
+
+    @_told
+    def predict(picture: gr.FileData, model: str = "") -> list[dict[str, Any]]:
+        """The five classes that a model believes in most: index, label and probability in 0..1."""
+        seen = subject(picture, model, "", "gradcam", "").seen(models)
+        return [asdict(prediction) for prediction in seen.inspection.top()]
+
+    @_told
+    def explain(
+        picture: gr.FileData, model: str = "", class_: str = "", method: str = "gradcam", layer: str = ""
+    ) -> tuple[dict[str, Any], gr.FileData]:
+        """Where the evidence for a class (a label or an index; the best by default) is: a record, and the overlay.
+
+        The record holds the class, the five best, the layer, the box that the network saw, and the map before scaling.
+        """
+        asked = subject(picture, model, class_, method, layer)
+        seen = asked.seen(models)
+        result = seen.explain(seen.shown(asked.class_), asked.method)
+        buffer = io.BytesIO()
+        result.overlay(asked.class_).save(buffer, "PNG")
+        overlay = save.saved(buffer, seen, asked, "overlay.png")
+        return save.described(seen, asked), gr.FileData(path=overlay)
+
+    api(list_models, api_name="models")
+    api(predict, api_name="predict")
+    api(explain, api_name="explain")
+
+
+def _told(endpoint: Callable[P, R]) -> Callable[P, R]:
+    """The endpoint, with whatever goes wrong in it told in one sentence."""
+
+    @functools.wraps(endpoint)
+    def telling(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return endpoint(*args, **kwargs)
+        except (ModelError, PictureError, TargetError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        except Exception:
+            logging.getLogger(__name__).exception("A program could not be answered.")
+            raise gr.Error(FAILED, print_exception=False) from None
+
+    return telling
