@@ -18,6 +18,7 @@ def main(
     share: Annotated[bool, typer.Option("--share", help="Also make a link for others; implies --public.")] = False,
     auth: Annotated[str | None, typer.Option(metavar="USER:PASS", help="Ask visitors for a password.")] = None,
     public: Annotated[bool, typer.Option("--public", help="Strangers visit: no model but those on the list.")] = False,
+    desktop: Annotated[bool, typer.Option("--desktop", help="Open a window; closing it ends the program.")] = False,
 ) -> None:
     """See why an image classifier said that, and not the other thing, in the browser."""
     user, _, password = (auth or "").partition(":")
@@ -34,6 +35,7 @@ def main(
             share=share,
             auth=(user, password) if auth else None,
             public=public,
+            desktop=desktop,
         )
     except ModelError as error:
         raise SystemExit(str(error)) from None

@@ -1,7 +1,9 @@
 """What starts the page: its flags, and what it costs to import."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -109,6 +111,22 @@ def test_a_page_with_a_password_lets_in_who_knows_it() -> None:
     client = Client(page.local_url, verbose=False, auth=("me", "secret"))
     assert client.predict(api_name="/models")["default"] == "efficientnet_lite0"
     page.close()
+
+
+def test_closing_the_window_ends_the_program(tmp_path: Path) -> None:
+    """A stand-in for Chromium fetches the page, notes how it was called, and is closed at once."""
+    asked = tmp_path / "asked"
+    chromium = tmp_path / "chromium"
+    chromium.write_text(
+        f"#!{sys.executable}\nimport sys, urllib.request, pathlib\n"
+        "url = sys.argv[1].removeprefix('--app=')\n"
+        f"pathlib.Path({str(asked)!r}).write_text(f'{{urllib.request.urlopen(url).status}} {{sys.argv[1:]}}')\n"
+    )
+    chromium.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run([sys.executable, "app.py", "--desktop"], env=os.environ | {"PATH": path}, check=True, timeout=120)
+    assert asked.read_text("utf-8").startswith("200 ['--app=http://127.0.0.1:")
+    assert "--user-data-dir=" in asked.read_text("utf-8")
 
 
 def _no_tunnel(**_: object) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..classifiers import BUNDLED, Classifier, load
 from ..labels import read_labels
+from . import desktop as window
 from . import page
 from .models import Models
 from .rail import EXAMPLES
@@ -33,6 +34,7 @@ def launch(
     share: bool = False,
     auth: tuple[str, str] | None = None,
     public: bool = False,
+    desktop: bool = False,
     block: bool = True,
 ) -> gr.Blocks:
     """Open the page.
@@ -43,6 +45,7 @@ def launch(
     share: also make a link through Gradio's servers, for a week. auth: a name and a password that visitors must give.
     public: strangers visit, who may have the bundled models and `model`, and nothing else; so it is with `share`, and
         on a Hugging Face Space.
+    desktop: open a window, and return when it is closed.
     block: return when the page is closed. Otherwise at once; `close()` of what is returned ends it.
 
     Raises ModelError.
@@ -67,7 +70,9 @@ def launch(
     print(f"The page is at {blocks.local_url}", flush=True)
     if share:
         print(f"For others it is at {blocks.share_url}" if blocks.share_url else NO_LINK, flush=True)
-    if block and not hasattr(sys, "ps1"):  # a notebook shows the page, and goes on
+    if desktop and window.show(str(blocks.local_url)):
+        blocks.close()
+    elif block and not hasattr(sys, "ps1"):  # a notebook shows the page, and goes on
         blocks.block_thread()
     return blocks
 
