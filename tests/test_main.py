@@ -264,7 +264,7 @@ def test_a_folder_that_cannot_be_written_ends_the_run(tmp_path: Path, own: list[
     result = run("explain", CHEETAH, "--out", tmp_path / "file" / "out", *own)
     assert result.exit_code == 2
     assert len(lines(result.stderr)) == 1
-    assert "Not a directory" in result.stderr
+    assert "could not be written (Not a directory)" in result.stderr
 
 
 # explain, again
