@@ -1,4 +1,4 @@
-"""Make the README's pictures of the page from the real page: `python docs/screenshots.py` (needs Chromium)."""
+"""Make the README's pictures of the page from the real page: `python -m docs.screenshots` (needs Chromium)."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,8 @@ def photograph_page() -> None:
             visitor.locator("input[type=file]").first.set_input_files(CHEETAH)
             visitor.locator(".answer").nth(4).wait_for()
             visitor.locator("#comparison img").first.wait_for()
-            visitor.wait_for_load_state("networkidle")
+            visitor.wait_for_function("[...document.images].every(image => image.complete)")
+            visitor.mouse.move(0, 0)
             visitor.screenshot(path=HERE / "page.png")
     finally:
         blocks.close()
