@@ -133,6 +133,7 @@ def build(rail: Rail, models: Models) -> list[Any]:
         [*asked, *looks],
         outputs,
         show_progress_on=[comparison, empty],
+        trigger_mode="always_last",  # a picture that comes while another is explained must not be lost
         preprocess=False,
         api_visibility="private",
     )

@@ -8,7 +8,7 @@ import gradio as gr
 from ..methods import METHODS
 from . import api, compare, explain
 from .models import Models
-from .rail import AUTOMATIC, EXAMPLES, QUIET, Rail, Updates
+from .rail import EXAMPLES, QUIET, Rail, Updates
 from .rail import build as build_rail
 
 HERE = Path(__file__).parent
@@ -44,10 +44,10 @@ def _restore(rail: Rail, models: Models, request: gr.Request) -> Updates:
     model, method = query.get("model"), query.get("method")
     examples = {path.stem: str(path) for path in EXAMPLES}
     return {
-        rail.wanted: query.get("class"),
+        rail.wanted: query.get("class", gr.skip()),
         rail.model: model if model in models.names or (model and not models.public) else gr.skip(),
         rail.method: method if method in METHODS else gr.skip(),
-        rail.layer: query.get("layer", AUTOMATIC),
+        rail.layer: query.get("layer", gr.skip()),
         rail.picture: examples.get(query.get("picture", ""), gr.skip()),
     }
 
