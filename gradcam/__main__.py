@@ -23,7 +23,7 @@ from .cifar10.data import Split, read_split
 from .cifar10.evaluation import evaluate
 from .cifar10.training import Interrupted, Recipe, train
 from .cifar10.training import Progress as Steps
-from .classifiers import BUNDLED, Classifier, _device, available_models, load
+from .classifiers import BUNDLED, Classifier, available_models, choose_device, load
 from .logits import NO_RIVAL
 from .methods import METHODS
 from .pipeline import Inspection, Question, Result
@@ -199,7 +199,7 @@ def train_cifar10(
     It is measured on the test pictures once, at the end. Ctrl-C stops it after the step under way; the same command
     continues, and ends with the same bits as a run that was never stopped.
     """
-    place, recipe, checkpoint = _device(device), Recipe(epochs, seed, batch_size), run / "checkpoint.pt"
+    place, recipe, checkpoint = choose_device(device), Recipe(epochs, seed, batch_size), run / "checkpoint.pt"
     training = read_split("train", data)
     if validation:
         training, held_out = _hold_back(training, validation)

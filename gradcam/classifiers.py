@@ -150,7 +150,7 @@ def load(
 
     Raises ModelError.
     """
-    place = _device(device)
+    place = choose_device(device)
     names = read_labels(Path(labels)) if isinstance(labels, str | Path) else labels
     preprocess = None
     if checkpoint is not None:
@@ -313,7 +313,8 @@ def _with_checkpoint(name: str, path: Path) -> nn.Module:
     return model
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; by default CUDA when available, else MPS, else CPU. Raises ModelError."""
     if device is None:
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -744,7 +744,7 @@ def test_geometries_that_cannot_be_measured_are_refused(step: nn.Module) -> None
 def test_best_device_is_chosen(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, chosen: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert classifiers._device(None).type == chosen
+    assert classifiers.choose_device(None).type == chosen
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu"), "meta"])  # "meta" is a second device on any machine
