@@ -323,7 +323,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
         return place
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         here += ["mps"] if torch.backends.mps.is_available() else []
         raise ModelError(f"There is no device {str(device)!r} here: use {', '.join(here)}.") from error
