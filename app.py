@@ -37,7 +37,7 @@ def main(
             public=public,
             desktop=desktop,
         )
-    except ModelError as error:
+    except (ModelError, OSError) as error:
         raise SystemExit(str(error)) from None
 
 

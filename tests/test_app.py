@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from conftest import Served
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, AuthenticationError
 
+import app
 import gradcam
 from gradcam.ui.rail import EXAMPLES
 
@@ -27,6 +30,38 @@ def test_a_model_that_does_not_exist_ends_in_one_sentence() -> None:
     assert started.returncode == 1
     assert started.stderr.startswith("There is no model 'resnet1'; did you mean ")
     assert started.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"host": "1.2.3.4"}, "The page cannot be served at 1.2.3.4 (Cannot assign requested address): choose another"),
+        ({"host": "no such host"}, "The page cannot be served at no such host (Name or service not known): choose "),
+        ({"host": "x" * 64}, "The page cannot be served at xxxxxxxx"),
+        ({"port": 70000}, "The page cannot be served at 127.0.0.1, port 70000 (bind(): port must be 0-65535): choose "),
+        ({"device": "abacus"}, "There is no device 'abacus' here: use cpu"),
+        ({"checkpoint": "my.pth"}, "A checkpoint or labels came without a model: name its architecture, such as "),
+        ({"labels": "names.txt"}, "A checkpoint or labels came without a model: name its architecture, such as "),
+        ({"model": "resnet18", "checkpoint": "no.pth"}, "There is no checkpoint no.pth."),
+        ({"model": "cifar10", "labels": "no.txt"}, "The labels no.txt cannot be opened (No such file or directory)."),
+        ({"auth": "secret"}, "--auth takes a name and a password with a colon between them, such as --auth me:"),
+        ({"auth": ":secret"}, "--auth takes a name and a password with a colon between them, such as --auth me:"),
+    ],
+)
+def test_a_wrong_flag_ends_in_one_sentence(flags: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app.main(**flags)
+    assert str(ended.value.code).startswith(sentence)
+    assert "\n" not in str(ended.value.code)
+
+
+def test_a_port_that_is_taken_ends_in_one_sentence(served: Served) -> None:
+    port = int(served.url.split(":")[-1].strip("/"))
+    sentence = rf"^The page cannot be served at 127.0.0.1, port {port} \(Address already in use\): choose another"
+    with pytest.raises(SystemExit, match=sentence):
+        app.main(port=port)
+    with pytest.raises(OSError, match=sentence):
+        gradcam.launch(port=port)
 
 
 def test_no_connection_leaves_the_machine() -> None:
@@ -57,12 +92,6 @@ print("strangers", strangers)
 """
     started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert started.stdout.splitlines()[-1] == "strangers []"
-
-
-def test_a_password_needs_a_name() -> None:
-    started = subprocess.run([sys.executable, "app.py", "--auth", "secret"], capture_output=True, text=True)
-    assert started.returncode == 1
-    assert started.stderr == "--auth takes a name and a password with a colon between them, such as --auth me:secret.\n"
 
 
 @pytest.mark.parametrize("why", ["public", "share", "space"])

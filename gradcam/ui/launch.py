@@ -1,6 +1,7 @@
 """From arguments to a page that is being served."""
 
 import io
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.http_server import LOCALHOST_NAME
 from gradio.utils import get_space
 from PIL import Image
 from torch import nn
 
-from ..classifiers import BUNDLED, Classifier, load
+from ..classifiers import BUNDLED, Classifier, choose_device, load
+from ..errors import ModelError, reason
 from ..labels import read_labels
 from . import desktop as window
 from . import page
@@ -46,10 +49,15 @@ def launch(
     public: strangers visit, who may have the bundled models and `model`, and nothing else; so it is with `share`, and
         on a Hugging Face Space.
     desktop: open a window, and return when it is closed.
-    block: return when the page is closed. Otherwise at once; `close()` of what is returned ends it.
+    block: return when the page is closed. Otherwise, and in a notebook, at once; `close()` of what is returned ends it.
 
-    Raises ModelError.
+    Raises ModelError; OSError where nothing can be served at `host` and `port`.
     """
+    _check_address(host or LOCALHOST_NAME, port)
+    if device is not None:
+        choose_device(device)  # a wrong one is told now rather than to the first visitor
+    if model is None and (checkpoint or labels):
+        raise ModelError("A checkpoint or labels came without a model: name its architecture, such as resnet18.")
     public = public or share or get_space() is not None
     own, default, code = None, None, "Classifier(model, labels, preprocess)"
     if isinstance(model, Classifier):
@@ -75,6 +83,19 @@ def launch(
     elif block and not hasattr(sys, "ps1"):  # a notebook shows the page, and goes on
         blocks.block_thread()
     return blocks
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Raise OSError unless a page can be served there; Gradio would go on trying for minutes."""
+    try:
+        family = socket.getaddrinfo(host.strip("[]"), None)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host.strip("[]"), port or 0))
+    except (OSError, OverflowError, UnicodeError) as error:
+        place = host if port is None else f"{host}, port {port}"
+        why = getattr(error, "strerror", None) or reason(error)
+        raise OSError(f"The page cannot be served at {place} ({why}): choose another host or port.") from error
 
 
 def serve(
