@@ -23,7 +23,7 @@ from .cifar10.data import Split, read_split
 from .cifar10.evaluation import evaluate
 from .cifar10.training import Interrupted, Recipe, train
 from .cifar10.training import Progress as Steps
-from .classifiers import BUNDLED, Classifier, available_models, choose_device, load
+from .classifiers import BUNDLED, WEIGHTS, Classifier, available_models, choose_device, load
 from .logits import NO_RIVAL
 from .methods import METHODS
 from .pipeline import Inspection, Question, Result
@@ -192,9 +192,15 @@ def train_cifar10(
         int,
         typer.Option(min=0, metavar="N", help="Hold back N training pictures, measure on them, and save no weights."),
     ] = 0,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", file_okay=False, show_default="weights/", help="Where the network goes; weights/ is in use."
+        ),
+    ] = WEIGHTS,
     device: Device = None,
 ) -> None:
-    """Train the CIFAR-10 network and save it to weights/.
+    """Train the CIFAR-10 network and save it.
 
     It is measured on the test pictures once, at the end. Ctrl-C stops it after the step under way; the same command
     continues, and ends with the same bits as a run that was never stopped.
@@ -224,10 +230,11 @@ def train_cifar10(
         command=_command(),
         minutes=torch.load(checkpoint, weights_only=True)["seconds"] / 60,
         hardware=weights.hardware(place),
+        folder=out,
     )
     print(
         f"Accuracy {row['accuracy']:.2%} ({row['accuracy_flips']:.2%} with test-time flips) on {row['pictures']:,} "
-        f"test pictures; saved as weights/{row['file']}. `python -m gradcam evaluate-cifar10` tells more."
+        f"test pictures; saved as {shown(out / row['file'])}."
     )
 
 

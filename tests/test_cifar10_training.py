@@ -3,6 +3,7 @@
 import errno
 import resource
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +115,28 @@ def test_the_checkpoint_of_other_data_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"belongs to another run \(other settings or another number of pictures\)"):
         train((data[0][:20], data[1][:20]), RECIPE, whole_run[2], CPU, ignore)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:5000], lambda _: b"nothing of the kind", lambda _: b""])
+def test_a_damaged_checkpoint_is_told(
+    data: Split,
+    whole_run: tuple[dict[str, Tensor], list[Progress], Path],
+    tmp_path: Path,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(damage(whole_run[2].read_bytes()))
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.pt is damaged or no checkpoint of this training \(.+\); remove it"
+    ):
+        train(data, RECIPE, checkpoint, CPU, ignore)
+
+
+def test_somebody_elses_checkpoint_is_told(data: Split, tmp_path: Path) -> None:
+    for content in ({"model": torch.zeros(1)}, [1, 2]):
+        torch.save(content, tmp_path / "checkpoint.pt")
+        with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged or no checkpoint of this training"):
+            train(data, RECIPE, tmp_path / "checkpoint.pt", CPU, ignore)
 
 
 def test_too_few_pictures_are_told(data: Split, tmp_path: Path) -> None:

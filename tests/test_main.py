@@ -429,7 +429,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "weights"
     monkeypatch.setattr(classifiers, "WEIGHTS", folder)
-    monkeypatch.setitem(weights.save.__kwdefaults__, "folder", folder)
     monkeypatch.setattr(weights.manifest, "__defaults__", (folder,))
     return folder
 
@@ -441,7 +440,7 @@ def test_cifar10_is_trained_saved_and_evaluated(
     data: Path, weights_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["__main__.py", "train-cifar10", "--data", "my pictures"])
-    result = run("train-cifar10", "--data", data, "--run", tmp_path / "run", *TRAIN)
+    result = run("train-cifar10", "--data", data, "--run", tmp_path / "run", "--out", weights_folder, *TRAIN)
     assert result.exit_code == 0
     first, second = lines(result.stderr)
     assert first.startswith("epoch 1 of 2: loss ")
@@ -454,7 +453,7 @@ def test_cifar10_is_trained_saved_and_evaluated(
     assert (weights_folder / row["file"]).exists()
     assert result.stdout.startswith(
         f"Accuracy {row['accuracy']:.2%} ({row['accuracy_flips']:.2%} with test-time flips) on 20 test pictures; "
-        f"saved as weights/{row['file']}."
+        f"saved as {weights_folder / row['file']}."
     )
 
     result = run("evaluate-cifar10", "--data", data)

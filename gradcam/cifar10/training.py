@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..errors import reason
 from ..files import replacing
 from .data import Split
 from .network import Cifar10Net, normalise
@@ -173,10 +174,17 @@ class Training:
             torch.save(state, temporary)
 
     def resume(self, path: Path) -> None:
-        """Continue from a checkpoint. Raises ValueError when it belongs to another recipe or data set."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        """Continue from a checkpoint. Raises ValueError when it is damaged, or of another recipe or data set."""
         mine = {"recipe": asdict(self.recipe), "pictures": len(self.labels)}
-        if any(state[key] != value for key, value in mine.items()):
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            same = all(state[key] == value for key, value in mine.items())
+        except Exception as error:  # on a damaged file torch raises nearly anything
+            raise ValueError(
+                f"{path} is damaged or no checkpoint of this training ({reason(error)}); "
+                "remove it, or give another --run folder."
+            ) from error
+        if not same:
             raise ValueError(
                 f"{path} belongs to another run (other settings or another number of pictures); "
                 "give the settings it was started with, or another --run folder."
