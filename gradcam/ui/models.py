@@ -4,7 +4,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -17,7 +16,7 @@ from ..classifiers import BUNDLED, Classifier, load
 from ..errors import ModelError
 from ..images import Framing
 from ..pipeline import Inspection, Question, Result
-from ..render import crisp
+from ..render import crisp, shrunk
 from ..targets import Target, TargetError, find_stages
 
 MOST_MODELS = 3
@@ -41,12 +40,12 @@ class Seen:
     @cached_property
     def screen(self) -> tuple[Image.Image, Framing]:
         """The picture as large as a screen shows it, and the box of it that the network saw."""
-        return crisp(*_shrunk(self.inspection.picture, self.inspection.framing, SCREEN))
+        return crisp(*shrunk(self.inspection.picture, self.inspection.framing, SCREEN))
 
     @cached_property
     def thumbnail(self) -> tuple[Image.Image, Framing]:
         """What the network saw of it, as small as a thumbnail."""
-        return _shrunk(*_cropped(*self.screen), THUMBNAIL)
+        return shrunk(*_cropped(*self.screen), THUMBNAIL)
 
     def shown(self, class_: int) -> list[int]:
         """The best five classes, and this one."""
@@ -156,18 +155,6 @@ def _has_weights(name: str) -> bool:
     except ModelError:
         return False
     return True
-
-
-def _shrunk(picture: Image.Image, framing: Framing, side: int) -> tuple[Image.Image, Framing]:
-    """A picture with its longer side at `side` pixels, if it is longer, and its framing."""
-    scale = side / max(picture.size)
-    if scale >= 1:
-        return picture, framing
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    x, y = size[0] / picture.width, size[1] / picture.height
-    left, top, right, bottom = framing.box
-    box = left * x, top * y, right * x, bottom * y
-    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2), replace(framing, size=size, box=box)
 
 
 def _cropped(picture: Image.Image, framing: Framing) -> tuple[Image.Image, Framing]:
