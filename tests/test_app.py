@@ -1,5 +1,6 @@
 """What starts the page: its flags, and what it costs to import."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,12 +9,17 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+import timm
+import torch
 from conftest import Served
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, AuthenticationError
+from timm.models import save_for_hf
 
 import app
 import gradcam
+from gradcam.ui import page
+from gradcam.ui.models import Models
 from gradcam.ui.rail import EXAMPLES
 
 # Gradio's statistics of its own queue use what pandas has since deprecated.
@@ -110,6 +116,36 @@ def test_strangers_have_the_models_on_the_list_and_no_other(why: str, monkeypatc
         "deer",
     )
     page.close()
+
+
+def test_strangers_are_not_told_where_the_files_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "operator's folder"
+    network = timm.create_model("test_resnet", num_classes=3)
+    save_for_hf(network, place)
+    torch.save(network.state_dict(), place / "my.pth")
+    (place / "names.txt").write_text("a\nb\nc\n", "utf-8")
+    built: list[Models] = []
+    build = page.build
+    monkeypatch.setattr(page, "build", lambda models: built.append(models) or build(models))
+    for model, files, name, code in (
+        (f"local-dir:{place}", {}, "ResNet", "load('local-dir:folder')"),
+        (
+            "test_resnet",
+            {"checkpoint": place / "my.pth", "labels": str(place / "names.txt")},
+            "test_resnet",
+            "load('test_resnet', checkpoint='my.pth', labels='names.txt')",
+        ),
+    ):
+        blocks = gradcam.launch(model, **files, public=True, block=False)
+        client = Client(blocks.local_url, verbose=False)
+        answer = client.predict(api_name="/models")
+        assert answer["models"] == [name, "efficientnet_lite0", "cifar10"]
+        with pytest.raises(AppError) as told:
+            client.predict(handle_file(EXAMPLES[1]), class_="no such", api_name="/explain")
+        assert str(told.value).startswith(f"{name} has no class 'no such'")
+        assert built[-1].code(name) == code
+        assert "operator" not in json.dumps([answer, client.config, str(told.value), code])
+        blocks.close()
 
 
 def test_without_a_tunnel_the_page_stays_up_here(

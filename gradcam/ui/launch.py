@@ -67,11 +67,9 @@ def launch(
         own = Classifier(model, names, preprocess)
     elif model is not None and (checkpoint or labels or model not in BUNDLED):
         own = load(model, checkpoint, labels, device)
-        files = {"checkpoint": checkpoint, "labels": labels}
-        given = {key: value for key, value in files.items() if value}
-        if public:  # where the files are is nobody's business
-            given = {key: Path(str(value)).name for key, value in given.items()}
-        code = f"load({', '.join([repr(model), *(f'{key}={str(value)!r}' for key, value in given.items())])})"
+        if public and model.lower().startswith("local-dir:"):
+            own.name, model = type(own.model).__name__, "local-dir:folder"
+        code = _code(model, public, checkpoint=checkpoint, labels=labels)
     else:
         default = model
     blocks = serve(page.build(Models(own, default, device, public, code)), host, port, share, auth)
@@ -83,6 +81,17 @@ def launch(
     elif block and not hasattr(sys, "ps1"):  # a notebook shows the page, and goes on
         blocks.block_thread()
     return blocks
+
+
+def _code(model: str, public: bool, **given: Any) -> str:
+    """The Python that loads a model. Where its files lie is no visitor's business."""
+    arguments = [repr(model)]
+    for name, value in given.items():
+        if isinstance(value, str | Path):
+            arguments.append(f"{name}={Path(value).name if public else str(value)!r}")
+        elif value:
+            arguments.append(f"{name}={name}")
+    return f"load({', '.join(arguments)})"
 
 
 def _check_address(host: str, port: int | None) -> None:

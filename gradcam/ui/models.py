@@ -117,7 +117,7 @@ class Models:
         self._own_code = own_code
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock, self._loading = Lock(), Lock()
-        self.names = [*([own.name] if own else []), *(name for name in BUNDLED if _has_weights(name))]
+        self.names = list(dict.fromkeys([*([own.name] if own else []), *filter(_has_weights, BUNDLED)]))
         self.default = default or self.names[0]
 
     def get(self, name: str) -> Loaded:
