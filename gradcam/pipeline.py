@@ -24,6 +24,8 @@ Class = str | int
 Question = Class | tuple[Class, Class]  # a class; or (class, rival): why this rather than that
 Asked = tuple[int, int]  # (class, rival) by index; NO_RIVAL when there is none
 
+MOST_KEPT = 64  # maps of one picture
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -54,6 +56,7 @@ class Inspection:
         self._forward = _explainer(classifier, layer).forward(classifier.as_batch(tensor))
         self.target: Target = self._forward.target
         self.probabilities: NDArray[np.float32] = probabilities(self._forward.logits)[0].cpu().numpy()
+        self._kept: dict[tuple[str, Asked], NDArray[np.float32]] = {}
 
     def top(self, count: int = 5) -> list[Prediction]:
         """The `count` classes the network believes in most, best first; all of them when there are fewer."""
@@ -66,15 +69,23 @@ class Inspection:
         return Prediction(index, self.classifier.labels[index], float(self.probabilities[index]))
 
     def explain(self, classes: list[Question] | Question | None = None, method: str = "gradcam") -> "Result":
-        """Where the evidence is, without another forward pass; arguments and errors as for `explain`."""
+        """Where the evidence is, without another forward pass; arguments and errors as for `explain`.
+
+        Of what was asked before, the maps are still there; a new class costs a backward pass down to the target.
+        """
         asked = tuple(dict.fromkeys(self._asked(classes)))
         if not asked:
             raise ValueError("no classes were asked for; give at least one, or None for the best.")
-        wanted, rivals = (
-            torch.tensor([column], device=self._forward.logits.device) for column in zip(*asked, strict=True)
-        )
-        signed = self._forward.explain(wanted, rivals, method).signed[0]
-        return Result(self, method, asked, signed.cpu().numpy())
+        if len(self._kept) > MOST_KEPT:
+            self._kept = {}
+        kept = self._kept  # another thread may start anew
+        if new := [one for one in asked if (method, one) not in kept]:
+            wanted, rivals = (
+                torch.tensor([column], device=self._forward.logits.device) for column in zip(*new, strict=True)
+            )
+            signed = self._forward.explain(wanted, rivals, method).signed[0].cpu().numpy()
+            kept.update(zip([(method, one) for one in new], signed, strict=True))
+        return Result(self, method, asked, np.stack([kept[method, one] for one in asked]))
 
     def index(self, question: Question) -> Asked:
         """(class, rival) of a question, by index. Raises ModelError for an unknown class."""

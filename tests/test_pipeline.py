@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gradcam import Classifier, Explainer, Inspection, Result, explain, load, render
+from gradcam import Classifier, Explainer, Explanation, Inspection, Result, explain, load, pipeline, render
 from gradcam.errors import ModelError
+from gradcam.explainer import ForwardPass
 from gradcam.images import Framing, PictureError
 from gradcam.logits import NO_RIVAL
 from gradcam.targets import TargetError, find_target
@@ -246,6 +247,31 @@ def test_one_pass_a_picture_and_one_search_a_classifier(colours: Classifier, fla
     explain(flag, colours, layer="grid.1")
     explain(flag, colours, layer="grid.1")
     assert [args[-1] for args in searches] == [None, "grid.1"]
+
+
+def test_what_was_asked_before_costs_no_gradient(
+    colours: Classifier, flag: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    computed: list[list[int]] = []
+    explain_ = ForwardPass.explain
+
+    def counting(forward: ForwardPass, classes: torch.Tensor, *rest: Any) -> Explanation:
+        computed.append(classes[0].tolist())
+        return explain_(forward, classes, *rest)
+
+    monkeypatch.setattr(ForwardPass, "explain", counting)
+    monkeypatch.setattr(pipeline, "MOST_KEPT", 4)
+    inspection = Inspection(flag, colours)
+    inspection.explain(["red", "blue"])
+    result = inspection.explain(["blue", ("red", "blue"), "green", "red"])
+    assert computed == [[RED, BLUE], [RED, GREEN]]
+    for question, expected in (("red", RED_MAP), ("blue", BLUE_MAP), ("green", 0), (("red", "blue"), RED_MAP)):
+        np.testing.assert_allclose(result.map(question), np.broadcast_to(expected, (4, 4)), atol=1e-7)
+    result.signed[:] = 0
+    np.testing.assert_allclose(inspection.explain("red").map("red"), RED_MAP, atol=1e-7)
+    inspection.explain("red", "hirescam")
+    inspection.explain(["green", "red"])  # more than MOST_KEPT were there: all are forgotten
+    assert computed[2:] == [[RED], [GREEN, RED]]
 
 
 def test_a_classifier_is_not_kept_alive(flag: np.ndarray):

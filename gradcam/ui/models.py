@@ -7,7 +7,6 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import torch
 from PIL import Image
@@ -35,7 +34,6 @@ class Seen:
         start = time.perf_counter()
         self.inspection = Inspection(picture, classifier, layer)
         self.milliseconds = 1000 * (time.perf_counter() - start)
-        self._latest: tuple[Any, Result] | None = None
 
     @cached_property
     def screen(self) -> tuple[Image.Image, Framing]:
@@ -52,11 +50,8 @@ class Seen:
         return list(dict.fromkeys([*(prediction.index for prediction in self.inspection.top()), class_]))
 
     def explain(self, questions: Sequence[Question], method: str) -> Result:
-        """As `Inspection.explain`; the latest answer is kept, since a new look asks for it again."""
-        latest = self._latest
-        if latest is None or latest[0] != (questions, method):
-            latest = self._latest = (questions, method), self.inspection.explain(list(questions), method)
-        return latest[1]
+        """As `Inspection.explain`."""
+        return self.inspection.explain(list(questions), method)
 
 
 class Loaded:
