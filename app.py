@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from gradcam.errors import ModelError
 from gradcam.ui import launch
 
 
@@ -37,7 +36,7 @@ def main(
             public=public,
             desktop=desktop,
         )
-    except (ModelError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from None
 
 

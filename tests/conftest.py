@@ -1,5 +1,6 @@
 """Fixtures that several modules share."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,14 @@ class Served(NamedTuple):
     models: "Models"
 
 
+def installed(*names: str) -> str:
+    """The path of the first of these programs that is here. Without any the test is skipped; under CI it fails."""
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{names[0]} is not installed")
+    return path
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of sample pictures that are not part of the repository."""
@@ -53,9 +62,7 @@ def served() -> Iterator[Served]:
 def browser() -> Iterator["Browser"]:
     """A headless Chromium."""
     playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("Chromium is not installed")
+    chromium = installed("chromium", "google-chrome")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS.split())
         yield browser

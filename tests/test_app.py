@@ -1,13 +1,14 @@
 """What starts the page: its flags, and what it costs to import."""
 
 import json
-import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import gradio
 import pytest
 import timm
 import torch
@@ -178,20 +179,28 @@ def test_a_page_with_a_password_lets_in_who_knows_it() -> None:
     page.close()
 
 
-def test_closing_the_window_ends_the_program(tmp_path: Path) -> None:
-    """A stand-in for Chromium fetches the page, notes how it was called, and is closed at once."""
-    asked = tmp_path / "asked"
-    chromium = tmp_path / "chromium"
-    chromium.write_text(
-        f"#!{sys.executable}\nimport sys, urllib.request, pathlib\n"
-        "url = sys.argv[1].removeprefix('--app=')\n"
-        f"pathlib.Path({str(asked)!r}).write_text(f'{{urllib.request.urlopen(url).status}} {{sys.argv[1:]}}')\n"
-    )
-    chromium.chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run([sys.executable, "app.py", "--desktop"], env=os.environ | {"PATH": path}, check=True, timeout=120)
-    assert asked.read_text("utf-8").startswith("200 ['--app=http://127.0.0.1:")
-    assert "--user-data-dir=" in asked.read_text("utf-8")
+def test_an_interrupt_ends_the_program_quietly() -> None:
+    command = ["env", "--default-signal=INT", sys.executable, "app.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        url = program.stdout.readline().strip().removeprefix("The page is at ")
+        assert urlopen(url).status == 200
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=120)
+    assert (program.returncode, errors) == (0, "")
+
+
+def test_a_script_waits_and_a_notebook_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[gradio.Blocks] = []
+    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda page: waits.append(page))
+    script = gradcam.launch()
+    assert waits == [script]
+    script.close()
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    notebook = gradcam.launch()
+    assert urlopen(notebook.local_url).status == 200
+    assert waits == [script]
+    notebook.close()
 
 
 def _no_tunnel(**_: object) -> str:
