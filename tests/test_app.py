@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 from urllib.request import urlopen
+from xml.etree import ElementTree
 
 import gradio
 import pytest
@@ -177,6 +179,19 @@ def test_a_page_with_a_password_lets_in_who_knows_it() -> None:
     client = Client(page.local_url, verbose=False, auth=("me", "secret"))
     assert client.predict(api_name="/models")["default"] == "efficientnet_lite0"
     page.close()
+
+
+def test_the_page_can_be_installed_as_an_app(served: Served) -> None:
+    with urlopen(served.url) as page:
+        assert '<link rel="manifest" href="/manifest.json"' in page.read().decode()
+    with urlopen(f"{served.url}manifest.json") as answer:
+        assert answer.headers.get_content_type() == "application/manifest+json"
+        manifest = json.load(answer)
+    assert (manifest["name"], manifest["start_url"], manifest["display"]) == ("Grad-CAM", "./", "standalone")
+    (icon,) = manifest["icons"]
+    with urlopen(urljoin(served.url, icon["src"])) as answer:
+        assert answer.headers.get_content_type() == icon["type"] == "image/svg+xml"
+        assert ElementTree.parse(answer).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_an_interrupt_ends_the_program_quietly() -> None:

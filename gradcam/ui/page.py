@@ -53,8 +53,8 @@ def _restore(rail: Rail, models: Models, request: gr.Request) -> Updates:
 
 
 def look() -> dict[str, Any]:
-    """Arguments of `launch` for colours, fonts and layout."""
-    return {"theme": _theme(), "css_paths": HERE / "style.css"}
+    """Arguments of `launch` for colours, fonts, layout and icon."""
+    return {"theme": _theme(), "css_paths": HERE / "style.css", "favicon_path": HERE / "icon.svg"}
 
 
 def _theme() -> gr.themes.Base:
