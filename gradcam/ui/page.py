@@ -53,8 +53,13 @@ def _restore(rail: Rail, models: Models, request: gr.Request) -> Updates:
 
 
 def look() -> dict[str, Any]:
-    """Arguments of `launch` for colours, fonts, layout and icon."""
-    return {"theme": _theme(), "css_paths": HERE / "style.css", "favicon_path": HERE / "icon.svg"}
+    """Arguments of `launch` for colours, fonts, layout, icon, and what concerns the page as a whole."""
+    return {
+        "theme": _theme(),
+        "css_paths": HERE / "style.css",
+        "js": (HERE / "page.js").read_text("utf-8"),
+        "favicon_path": HERE / "icon.svg",
+    }
 
 
 def _theme() -> gr.themes.Base:
@@ -104,4 +109,6 @@ def _theme() -> gr.themes.Base:
         button_secondary_border_color_dark="*neutral_700",
         checkbox_background_color_selected="*primary_700",
         checkbox_border_color_selected="*primary_700",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
     )
