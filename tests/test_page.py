@@ -158,7 +158,7 @@ def test_a_blank_or_weak_map_says_so(visit: Visit) -> None:
     blank = visit("?picture=cheetah&class=546")
     expect(blank.locator(".hint")).to_contain_text("Nothing at bn2 speaks for “electric guitar”")
     weak = visit("?picture=lion&class=217")
-    expect(weak.locator(".hint")).to_contain_text("The evidence for “English springer” is weak: at most 1% of")
+    expect(weak.locator(".hint")).to_contain_text("The evidence for “English springer” is weak: at most 0.6 % of")
 
 
 def test_other_layers_and_the_strip_through_the_network(page: Page, served: Served) -> None:

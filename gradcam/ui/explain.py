@@ -13,7 +13,7 @@ from .rail import AUTOMATIC, QUIET, Rail, Subject, Updates, uploaded
 EMPTY = """
 <div class="empty">
   <h2>What does the network believe, and where is the evidence?</h2>
-  <p>Drop a photograph, paste one, or start with an example. It stays on the machine that serves this page.</p>
+  <p>Drop a photograph, paste one, or start with an example.<br>It stays on the machine that serves this page.</p>
 </div>
 """
 WEAK = 0.15  # of the strongest evidence shown
@@ -22,18 +22,19 @@ WEAK = 0.15  # of the strongest evidence shown
 def build(rail: Rail, models: Models) -> list[Any]:
     """Place the tab here. Returns the widgets of its Look, which every tab follows."""
     empty = gr.HTML(EMPTY, apply_default_css=False)
-    with gr.Column(visible=False) as results:
-        with gr.Row(elem_id="explain"):
-            with gr.Column():
-                comparison = gr.HTML(js_on_load=markup.SLIDE, apply_default_css=False, elem_id="comparison")
-                hint = gr.HTML(apply_default_css=False)
-                facts = gr.HTML(apply_default_css=False, elem_id="facts")
-                looks = look.build()
-            with gr.Column():
-                answers = gr.HTML(js_on_load=markup.CHOOSE, apply_default_css=False, elem_id="answers")
-                every_class = gr.Dropdown([], value=None, label="Any class", elem_id="every-class")
-        saved = save.build(rail, models, looks)
-        stages.build(rail, models, looks)
+    # In the order of reading: so it is walked through by keyboard, and stacked where the page is narrow.
+    with gr.Row(elem_id="explain", visible=False) as results:
+        with gr.Column(elem_id="large"):
+            comparison = gr.HTML(js_on_load=markup.SLIDE, apply_default_css=False, elem_id="comparison")
+            hint = gr.HTML(apply_default_css=False)
+        with gr.Column(elem_id="classes"):
+            answers = gr.HTML(js_on_load=markup.CHOOSE, apply_default_css=False, elem_id="answers")
+            every_class = gr.Dropdown([], value=None, label="Any class", elem_id="every-class")
+        with gr.Column(elem_id="details"):
+            facts = gr.HTML(apply_default_css=False, elem_id="facts")
+            looks = look.build()
+            saved = save.build(rail, models, looks)
+            stages.build(rail, models, looks)
 
     def show(subject: Subject, look: Look) -> Updates:
         seen = subject.seen(models)
@@ -186,7 +187,7 @@ def _advice(seen: Seen, subject: Subject, most: float, full: float) -> str:
         )
     if most < WEAK * full:
         return (
-            f"The evidence for “{label}” is weak: at most {most / full:.0%} of the strongest shown. "
+            f"The evidence for “{label}” is weak: at most {markup.percent(most / full)} of the strongest shown. "
             "“Own scale” makes it visible; an earlier layer or another method may say more."
         )
     return ""

@@ -31,9 +31,9 @@ element.addEventListener('click', async event => {
     area.select()
     document.execCommand('copy')  // navigator.clipboard is missing where the page comes by plain http
     area.remove()
-    const title = button.textContent
+    button.focus()
     button.textContent = 'Copied'
-    setTimeout(() => { button.textContent = title }, 1500)
+    setTimeout(() => { button.textContent = button.dataset.title }, 1500)
 })
 """
 # The address bar follows what is shown.
@@ -67,10 +67,12 @@ def data_url(picture: Image.Image) -> str:
 
 
 def percent(probability: float) -> str:
-    """A probability with as many digits as tell something: 89.7 %, 0.02 %, below 0.01 %."""
+    """A probability with as many digits as tell something: above 99.9 %, 89.7 %, 0.02 %, below 0.01 %."""
     if probability < 0.0001:
         return "< 0.01 %"
-    return f"{probability:.2%}".replace("%", " %") if probability < 0.001 else f"{probability:.1%}".replace("%", " %")
+    if 0.9995 <= probability < 1:
+        return "> 99.9 %"
+    return f"{100 * probability:.{2 if probability < 0.00095 else 1}f} %"
 
 
 def notice(message: str = "", kind: str = "problem") -> str:
@@ -121,8 +123,8 @@ def about(classifier: Classifier) -> str:
     """What a model can say at all."""
     _, height, width = classifier.input_size
     text = f"Sees the picture resized to {width} × {height} pixels and knows {len(classifier.labels):,} classes."
-    if len(classifier.labels) <= 12:
-        text += f" Whatever the picture shows, it answers with one of these: {', '.join(classifier.labels)}."
+    if len(names := ", ".join(classifier.labels)) <= 160:
+        text += f" Whatever the picture shows, it answers with one of these: {names}."
     return small(text)
 
 
@@ -142,7 +144,8 @@ def link(query: str) -> str:
 
 
 def _copy(title: str, text: str) -> str:
-    return f'<button type="button" class="copy" data-copy="{escape(text)}">{escape(title)}</button>'
+    title = escape(title)
+    return f'<button type="button" class="copy" data-copy="{escape(text)}" data-title="{title}">{title}</button>'
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
