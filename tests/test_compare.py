@@ -1,20 +1,26 @@
-"""The tab "Why this and not that" in a real browser, and the network for small pictures."""
+"""The tabs that compare, in a real browser: two classes, two models, and the links to them."""
 
 import base64
 import io
 from collections.abc import Callable
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
+import timm
+import torch
 from conftest import Served
 from PIL import Image
 
 import gradcam
-from gradcam import render
+from gradcam import Classifier, render
 from gradcam.images import Framing
 from gradcam.methods import METHODS
-from gradcam.pipeline import Inspection
+from gradcam.pipeline import Inspection, Result
+from gradcam.ui.markup import percent
+from gradcam.ui.models import Models
+from gradcam.ui.page import _model
 from gradcam.ui.rail import EXAMPLES
 
 pytest.importorskip("playwright.sync_api")
@@ -29,9 +35,9 @@ def compare(page: Page) -> None:
     page.get_by_role("tab", name="Why this and not that").click()
 
 
-def panel(page: Page, index: int) -> np.ndarray:
+def panel(page: Page, index: int, tab: str = "#compare") -> np.ndarray:
     """A panel's pixels."""
-    source = page.locator("#compare .panels img").nth(index).get_attribute("src")
+    source = page.locator(f"{tab} .panels img").nth(index).get_attribute("src")
     assert source is not None
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))), int)
 
@@ -99,3 +105,125 @@ def test_cifar10_and_small_pictures(page: Page, tmp_path: Path) -> None:
     large, framing = small.resize((256, 256), Image.Resampling.NEAREST), Framing((256, 256), (0, 0, 256, 256))
     expected = render.overlay(large, result.map(best.index), framing, full=result.full)
     assert np.abs(panel(page, 0) - np.asarray(expected, int)).mean() < 2
+
+
+def compare_models(page: Page) -> None:
+    page.get_by_role("tab", name="Two models").click()
+
+
+def check_column(page: Page, index: int, result: Result, asked: list[tuple[str, str]]) -> None:
+    """That a model's column shows what was found for the classes asked for, each with a remark."""
+    section, inspection = page.locator("#two-models section").nth(index), result.inspection
+    height, width = inspection.target.grid
+    expect(section.locator(".small")).to_have_text(f"Grad-CAM at {inspection.target.layer}, {width} × {height}")
+    expect(section.locator("li")).to_have_text([f"{one.label}{percent(one.probability)}" for one in inspection.top()])
+    expect(section.locator("b")).to_have_text([label for label, _ in asked])
+    details = [f"{remark}, {percent(inspection.prediction(label).probability)}" for label, remark in asked]
+    expect(section.locator("figcaption span")).to_have_text(details)
+    for place, (label, _) in enumerate(asked):
+        shown = panel(page, index * len(asked) + place, "#two-models")
+        assert np.abs(shown - np.asarray(result.overlay(label), int)).mean() < 1.5
+
+
+def test_two_models_see_the_same_picture_once(page: Page, served: Served) -> None:
+    upload(page, LION)
+    expect(page.locator(".answer")).to_have_count(5)
+    names = page.locator("#two-models h3")
+    with forward_passes(served) as passes, forward_passes(served, "cifar10") as others:
+        compare_models(page)
+        expect(names).to_have_text(["efficientnet_lite0", "cifar10"])
+        for index, name in enumerate(("efficientnet_lite0", "cifar10")):
+            result = gradcam.explain(LION, gradcam.load(name))
+            check_column(page, index, result, [(result.inspection.top(1)[0].label, "its best class")])
+        expect(page.get_by_text("compare places, not strengths. “lion” is no class of cifar10.")).to_be_visible()
+        choose(page, "Model", "cifar10")
+        expect(names).to_have_text(["cifar10", "efficientnet_lite0"])
+        assert (passes, others) == ([], [1])
+
+
+def test_a_class_that_two_models_know_is_asked_of_both(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    untrained = Classifier(timm.create_model("resnet10t", num_classes=1000).eval(), name="resnet10t")
+    loads = gradcam.load
+    monkeypatch.setattr(
+        "gradcam.ui.models.load", lambda name, **how: untrained if name == "resnet10t" else loads(name, **how)
+    )
+    upload(page, LION)
+    compare_models(page)
+    expect(page.locator("#two-models h3")).to_have_text(["efficientnet_lite0", "cifar10"])
+    second = page.get_by_role("combobox", name="Compared with")
+    for name, sentence in (("resnet1", "There is no model 'resnet1'; did you mean "), ("resnet10t", "")):
+        second.fill(name)
+        second.press("Enter")
+        if sentence:
+            expect(page.locator("#main").get_by_role("alert")).to_contain_text(sentence)
+    expect(page.locator("#two-models h3")).to_have_text(["efficientnet_lite0", "resnet10t"])
+    expect(page.locator("#main").get_by_role("alert")).to_have_count(0)
+    for index, classifier in enumerate((gradcam.load("efficientnet_lite0"), untrained)):
+        best = Inspection(LION, classifier).top(1)[0].label
+        result = gradcam.explain(LION, classifier, [best, "lion"])
+        check_column(page, index, result, [(best, "its best class"), ("lion", "asked of both")])
+    expect(page.locator("#two-models")).not_to_contain_text("is no class of")
+
+
+def copied(page: Page) -> str:
+    """The link that the open tab gives."""
+    page.context.grant_permissions(["clipboard-read"])
+    page.get_by_role("button", name="Copy link").locator("visible=true").click()
+    return str(page.evaluate("navigator.clipboard.readText()"))
+
+
+def test_a_link_brings_back_two_classes(visit: Callable[..., Page], served: Served) -> None:
+    page = visit("?picture=lion")
+    compare(page)
+    expect(page.locator("#compare img")).to_have_count(4)
+    choose(page, "Why this", "chow")
+    choose(page, "and not that", "tiger")
+    titles = ["chow", "tiger", "chow rather than tiger", "Against chow"]
+    expect(page.locator("#compare figcaption b")).to_have_text(titles)
+    state = "?picture=lion&model=efficientnet_lite0&class=chow&method=gradcam&tab=compare&rival=tiger"
+    link = copied(page)
+    assert link == page.url == f"{served.url}{state}"
+    page.get_by_role("tab", name="Explain").click()
+    page.wait_for_url(f"{served.url}?picture=lion&model=efficientnet_lite0&class=lion&method=gradcam")
+
+    page = visit(state)
+    expect(page.get_by_role("tab", name="Why this and not that")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#compare figcaption b")).to_have_text(titles)
+    assert copied(page) == link
+    page.get_by_role("tab", name="Explain").click()
+    page.locator(".answer").nth(0).click()
+    compare(page)
+    expect(page.locator("#compare figcaption b").nth(2)).to_have_text("lion rather than tiger")
+
+
+def test_a_link_brings_back_two_models(visit: Callable[..., Page], served: Served) -> None:
+    page = visit("?picture=lion&model=cifar10&tab=models")
+    expect(page.locator("#two-models h3")).to_have_text(["cifar10", "efficientnet_lite0"])
+    link = copied(page)
+    assert "model=cifar10&class=" in link
+    assert link.endswith("&method=gradcam&tab=models&second=efficientnet_lite0")
+    page = visit(link.removeprefix(served.url))
+    expect(page.get_by_role("tab", name="Two models")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#two-models h3")).to_have_text(["cifar10", "efficientnet_lite0"])
+
+
+def test_what_a_link_gets_wrong_is_told_or_left_aside(visit: Callable[..., Page]) -> None:
+    page = visit("?picture=lion&class=lionn&method=x&tab=x&rival=tigr&second=resnet1")
+    expect(page.locator("#rail").get_by_role("alert")).to_contain_text("no class 'lionn'; did you mean lion")
+    expect(page.locator(".comparison .evidence")).to_have_attribute("alt", "Where the evidence for lion is")
+    compare(page)
+    alert = page.locator("#main").get_by_role("alert")
+    expect(alert).to_contain_text("efficientnet_lite0 has no class 'tigr'; did you mean tiger")
+    expect(page.locator("#compare img")).to_have_count(4)
+    compare_models(page)
+    expect(alert).to_contain_text("There is no model 'resnet1'; did you mean ")
+
+
+@pytest.mark.parametrize(
+    ("name", "public", "found"),
+    [("cifar10", True, True), ("resnet18", True, False), ("resnet18", False, True), (None, False, False)]
+    + [(name, False, False) for name in ("hf-hub:somebody/model", "local-dir:/home", "")],
+)
+def test_a_link_names_no_model_that_would_be_a_strangers(name: str | None, public: bool, found: bool) -> None:
+    assert _model(Models(public=public), name) == (name if found else gr.skip())

@@ -69,10 +69,10 @@ def test_upload_choose_and_a_broken_file(page: Page, tmp_path: Path) -> None:
 
 
 @contextmanager
-def forward_passes(served: Served) -> Iterator[list[int]]:
-    """How many pictures each pass of the default network meanwhile takes."""
+def forward_passes(served: Served, name: str = "efficientnet_lite0") -> Iterator[list[int]]:
+    """How many pictures each pass of a network meanwhile takes."""
     passes: list[int] = []
-    model = served.models.get(served.models.default).classifier.model
+    model = served.models.get(name).classifier.model
     handle = model.register_forward_hook(lambda _, images, __: passes.append(len(images[0])))
     yield passes
     handle.remove()

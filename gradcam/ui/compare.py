@@ -4,8 +4,9 @@ from typing import Any
 
 import gradio as gr
 
+from ..errors import ModelError
 from ..methods import METHODS
-from . import markup
+from . import markup, save
 from .explain import choices
 from .look import Look
 from .models import Models, Seen
@@ -20,29 +21,47 @@ OWN_SCALES = "For “{}”, each map on its own scale, since the methods measure
 
 def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: list[gr.Tab]) -> None:
     """Place the tab here. Nothing is computed while one of the others is open."""
-    with gr.Row(elem_id="pair"):
+    with gr.Row(elem_classes="question"):
         class_ = gr.Dropdown([], value=None, label="Why this", elem_id="this")
         rival = gr.Dropdown([], value=None, label="and not that", elem_id="that")
+        link = gr.HTML(js_on_load=markup.FOLLOW, apply_default_css=False)
     hint = gr.HTML(apply_default_css=False)
     panels = gr.HTML(markup.small(EMPTY), apply_default_css=False, elem_id="compare")
     with gr.Accordion("All methods", open=False) as folded:
         grid = gr.HTML(apply_default_css=False, elem_id="methods")
     compared = gr.State()  # the Subject whose classes are to choose from
 
-    def show(subject: Subject | None, before: Subject | None, this: int, that: int, *look: Any) -> Updates:
+    def show(
+        subject: Subject | None, before: Subject | None, this: int, that: int, wanted: str | None, *look: Any
+    ) -> Updates:
         if subject is None:
             nothing = gr.update(choices=[], value=None)
-            return {class_: nothing, rival: nothing, compared: None, hint: "", panels: markup.small(EMPTY)}
-        seen = subject.seen(models)
+            empty = markup.small(EMPTY)
+            return {class_: nothing, rival: nothing, compared: None, hint: "", panels: empty, link: ""}
+        seen, problem = subject.seen(models), ""
         updates: Updates = {compared: subject}
         if before is None or subject[:2] != before[:2]:
-            this, that = (prediction.index for prediction in seen.inspection.top(2))
             listed = choices(seen)
+            this, that = subject.class_, _rival(seen, subject.class_)
+            if wanted is not None:
+                try:
+                    that = seen.inspection.classifier.index(wanted)
+                except ModelError as error:
+                    problem = str(error)
             updates |= {class_: gr.update(choices=listed, value=this), rival: gr.update(choices=listed, value=that)}
+            updates |= {rail.rival: None}
+        elif subject.class_ != before.class_:  # the tabs speak about one class
+            this, that = subject.class_, this if that == subject.class_ else that
+            updates |= {class_: this, rival: that}
         if this == that:
-            return updates | {hint: markup.notice("Choose two different classes.", "hint"), panels: ""}
+            return updates | {hint: markup.notice("Choose two different classes.", "hint"), panels: "", link: ""}
         drawn, advice = _panels(seen, subject, this, that, Look(*look))
-        return updates | {hint: markup.notice(advice, "hint"), panels: drawn}
+        label = seen.inspection.classifier.labels[that]
+        return updates | {
+            hint: markup.notice(problem) or markup.notice(advice, "hint"),
+            panels: drawn,
+            link: save.link(seen, subject._replace(class_=this), tab="compare", rival=label),
+        }
 
     def show_methods(subject: Subject | None, this: int, *look: Any) -> Updates:
         if subject is None:
@@ -54,12 +73,18 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
             figures.append((chosen.draw(*seen.thumbnail, saliency, None), method_title(method), ""))
         return {grid: markup.small(OWN_SCALES.format(label)) + markup.panels(figures)}
 
-    asked = [rail.subject, compared, class_, rival, *looks]
+    asked = [rail.subject, compared, class_, rival, rail.rival, *looks]
+    outputs = [compared, class_, rival, rail.rival, hint, panels, link]
     triggers = [rail.subject.change, class_.input, rival.input, *(widget.change for widget in looks)]
     closes = [other.select for other in others]
-    rail.while_open([tab.select], closes, show, asked, [compared, class_, rival, hint, panels], triggers)
+    rail.while_open([tab.select], closes, show, asked, outputs, triggers)
     triggers = [compared.change, class_.input, *(widget.change for widget in looks)]
     rail.while_open([folded.expand], [folded.collapse], show_methods, [compared, class_, *looks], [grid], triggers)
+
+
+def _rival(seen: Seen, class_: int) -> int:
+    """What a class is compared with at first: the best of the others."""
+    return next(prediction.index for prediction in seen.inspection.top(2) if prediction.index != class_)
 
 
 def _panels(seen: Seen, subject: Subject, this: int, that: int, look: Look) -> tuple[str, str]:

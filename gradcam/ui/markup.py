@@ -9,6 +9,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..classifiers import Classifier
+from ..pipeline import Prediction
 
 # A click on an element with data-value becomes an event of the fragment: event.value.
 CHOOSE = """
@@ -25,7 +26,7 @@ COPY = """
 element.addEventListener('click', async event => {
     const button = event.target.closest('[data-copy]')
     if (!button) return
-    const text = button.closest('[data-query]') ? location.href : button.dataset.copy
+    const text = button.closest('[data-query]') ? new URL(button.dataset.copy, location) : button.dataset.copy
     const area = Object.assign(document.createElement('textarea'), { value: text })
     document.body.append(area)
     area.select()
@@ -36,18 +37,27 @@ element.addEventListener('click', async event => {
     setTimeout(() => { button.textContent = button.dataset.title }, 1500)
 })
 """
-# The address bar follows what is shown.
+# The address bar follows what is shown, and not what a hidden tab would show.
 FOLLOW = (
     COPY
     + """
 const follow = () => {
     const link = element.querySelector('[data-query]')
-    if (link) history.replaceState(null, '', link.dataset.query)
+    if (link?.checkVisibility()) history.replaceState(null, '', link.dataset.query)
 }
-follow()
+new ResizeObserver(follow).observe(element)  // also when its tab is opened
 watch('value', follow)
 """
 )
+
+
+class Column(NamedTuple):
+    """What one of several models says: its name, where its evidence was read, panels of it, and its best classes."""
+
+    name: str
+    where: str
+    panels: list[tuple[Image.Image, str, str]]
+    best: list[Prediction]
 
 
 class Answer(NamedTuple):
@@ -113,9 +123,15 @@ def _answer(answer: Answer, chosen: int) -> str:
     label, pressed = escape(answer.label), "true" if answer.class_ == chosen else "false"
     return (
         f'<button type="button" class="answer" data-value="{answer.class_}" aria-pressed="{pressed}" title="{label}">'
-        f'<img src="{data_url(answer.thumbnail)}" alt=""><span class="label">{label}</span>'
-        f'<span class="probability">{percent(answer.probability)}</span>'
-        f'<span class="bar"><span style="width: {100 * answer.probability:.2f}%"></span></span></button>'
+        f'<img src="{data_url(answer.thumbnail)}" alt="">{_chance(answer.label, answer.probability)}</button>'
+    )
+
+
+def _chance(label: str, probability: float) -> str:
+    """A class with its probability, as a number and as a bar."""
+    return (
+        f'<span class="label">{escape(label)}</span><span class="probability">{percent(probability)}</span>'
+        f'<span class="bar"><span style="width: {100 * probability:.2f}%"></span></span>'
     )
 
 
@@ -162,3 +178,15 @@ def panels(pictures: Iterable[tuple[Image.Image, str, str]]) -> str:
         for picture, title, detail in pictures
     )
     return f'<div class="panels">{"".join(figures)}</div>'
+
+
+def columns(models: Iterable[Column]) -> str:
+    """Models beside each other."""
+    sections = (
+        f'<section><h3 title="{escape(model.name)}">{escape(model.name)}</h3>{small(model.where)}'
+        f"{panels(model.panels)}<ol>"
+        + "".join(f'<li class="chance">{_chance(best.label, best.probability)}</li>' for best in model.best)
+        + "</ol></section>"
+        for model in models
+    )
+    return f'<div class="columns">{"".join(sections)}</div>'

@@ -6,12 +6,13 @@ from typing import Any
 import gradio as gr
 
 from ..methods import METHODS
-from . import api, compare, explain
+from . import api, compare, explain, two_models
 from .models import Models
 from .rail import EXAMPLES, QUIET, Rail, Updates
 from .rail import build as build_rail
 
 HERE = Path(__file__).parent
+TABS = {"explain": "Explain", "compare": "Why this and not that", "models": "Two models"}  # by their names in a link
 HEADER = """<header><h1>Grad<span>CAM</span></h1><p>Why a network said that, and not the other thing</p></header>"""
 
 
@@ -22,34 +23,47 @@ def build(models: Models) -> gr.Blocks:
         with gr.Row(elem_id="page"):
             with gr.Column(elem_id="rail", min_width=280):
                 rail = build_rail(models)
-            with gr.Column(elem_id="main", min_width=300), gr.Tabs():
-                with gr.Tab("Explain") as first:
+            with gr.Column(elem_id="main", min_width=300), gr.Tabs() as tabs:
+                first, second, third = (gr.Tab(title, id=name) for name, title in TABS.items())
+                with first:
                     looks = explain.build(rail, models)
-                with gr.Tab("Why this and not that") as second:
-                    compare.build(rail, models, looks, second, [first])
+                with second:
+                    compare.build(rail, models, looks, second, [first, third])
+                with third:
+                    other = two_models.build(rail, models, looks, third, [first, second])
 
         def restore(request: gr.Request) -> Updates:
-            return _restore(rail, models, request)
+            query = dict(request.query_params)
+            return _restore(rail, models, query) | {
+                tabs: gr.update(selected=query["tab"]) if query.get("tab") in TABS else gr.skip(),
+                other: _model(models, query.get("second")),
+            }
 
-        restored = [rail.wanted, rail.model, rail.method, rail.layer, rail.picture, rail.notice]
-        page.load(rail.told(restore), None, restored, **QUIET)
+        restored = [rail.wanted, rail.rival, rail.model, rail.method, rail.layer, rail.picture, rail.notice]
+        page.load(rail.told(restore), None, [*restored, tabs, other], **QUIET)
         api.build(models)
     page.queue(max_size=64, default_concurrency_limit=4)
     return page
 
 
-def _restore(rail: Rail, models: Models, request: gr.Request) -> Updates:
-    """Bring back the state that a link speaks of: ?picture=lion&model=...&class=...&method=...&layer=..."""
-    query = dict(request.query_params)
-    model, method = query.get("model"), query.get("method")
+def _restore(rail: Rail, models: Models, query: dict[str, str]) -> Updates:
+    """Bring back what a link asks of the rail: ?picture=lion&model=...&class=...&rival=...&method=...&layer=..."""
+    method = query.get("method")
     examples = {path.stem: str(path) for path in EXAMPLES}
     return {
         rail.wanted: query.get("class", gr.skip()),
-        rail.model: model if model in models.names or (model and not models.public) else gr.skip(),
+        rail.rival: query.get("rival", gr.skip()),
+        rail.model: _model(models, query.get("model")),
         rail.method: method if method in METHODS else gr.skip(),
         rail.layer: query.get("layer", gr.skip()),
         rail.picture: examples.get(query.get("picture", ""), gr.skip()),
     }
+
+
+def _model(models: Models, name: str | None) -> Any:
+    """A model that a link names; left aside where it would be a stranger's download or path."""
+    known = name in models.names or (name and not models.public and ":" not in name)
+    return name if known else gr.skip()
 
 
 def look() -> dict[str, Any]:

@@ -51,7 +51,8 @@ class Subject(NamedTuple):
 class Rail:
     """Its widgets, and what they led to.
 
-    subject: the latest Subject that could be answered, or None. wanted: the class that a link asks for, or None.
+    subject: the latest Subject that could be answered, or None. wanted, rival: the class that a link asks for, and
+    the one to compare it with, or None.
     """
 
     picture: gr.Image
@@ -62,6 +63,7 @@ class Rail:
     notice: gr.HTML
     subject: gr.State
     wanted: gr.State
+    rival: gr.State
 
     def told(self, handler: Callable[..., Updates]) -> Callable[..., Updates]:
         """The handler, with whatever goes wrong in it told in one sentence on the page."""
@@ -86,8 +88,12 @@ class Rail:
         inputs: list[Any],
         outputs: list[Any],
         triggers: list[Any],
+        progress_on: Any = None,
     ) -> None:
-        """Run the handler when its part of the page is opened, and on `triggers` while that is open."""
+        """Run the handler when its part of the page is opened, and on `triggers` while that is open.
+
+        progress_on: what shows that the handler runs.
+        """
         is_open = gr.State(False)
         gr.on(opens, lambda: True, None, is_open, **QUIET)
         gr.on(closes, lambda: False, None, is_open, **QUIET)
@@ -95,7 +101,14 @@ class Rail:
         def if_open(is_open: bool, *args: Any) -> Updates:
             return self.told(handler)(*args) if is_open else {self.notice: gr.skip()}
 
-        gr.on([is_open.change, *triggers], if_open, [is_open, *inputs], [*outputs, self.notice], **QUIET)
+        gr.on(
+            [is_open.change, *triggers],
+            if_open,
+            [is_open, *inputs],
+            [*outputs, self.notice],
+            trigger_mode="always_last",  # a picture may come while the handler still runs for the opening
+            **QUIET | ({"show_progress": "full", "show_progress_on": progress_on} if progress_on else {}),
+        )
 
 
 def build(models: Models) -> Rail:
@@ -130,7 +143,7 @@ def build(models: Models) -> Rail:
     with gr.Accordion("Method and layer", open=False, elem_id="how") as panel:
         method = gr.Dropdown([(method_title(name), name) for name in METHODS], value="gradcam", label="Method")
         layer = gr.Dropdown([("Automatic", AUTOMATIC)], allow_custom_value=True, label="Layer")
-    rail = Rail(picture, model, about, method, layer, notice, gr.State(), gr.State())
+    rail = Rail(picture, model, about, method, layer, notice, gr.State(), gr.State(), gr.State())
 
     def list_layers(model: str, chosen: str) -> Updates:
         loaded = models.get(model)

@@ -42,7 +42,7 @@ class Save:
         """What they say of a subject."""
         seen = subject.seen(self.models)
         return {
-            self.link: markup.link(f"?{urlencode(_query(seen, subject))}"),
+            self.link: link(seen, subject),
             self.code: markup.code(_python(self.models, seen, subject, look)),
         }
 
@@ -112,12 +112,13 @@ def described(seen: Seen, subject: Subject) -> dict[str, Any]:
     }
 
 
-def _query(seen: Seen, subject: Subject) -> dict[str, str]:
-    """Of a link to this state; the picture comes along only if it is an example."""
+def link(seen: Seen, subject: Subject, **more: str) -> str:
+    """A link to this state, and to what `more` says of a tab; the picture comes along only if it is an example."""
     example = next((p for p in EXAMPLES if p.name == subject.picture.name and filecmp.cmp(p, subject.picture)), None)
     query = {"picture": example.stem} if example else {}
     query |= {"model": subject.model, "class": seen.inspection.classifier.labels[subject.class_]}
-    return query | {"method": subject.method} | ({"layer": subject.layer} if subject.layer else {})
+    query |= {"method": subject.method} | ({"layer": subject.layer} if subject.layer else {})
+    return markup.link(f"?{urlencode(query | more)}")
 
 
 def _python(models: Models, seen: Seen, subject: Subject, look: Look) -> str:
