@@ -1,5 +1,6 @@
 """Serve the page: `python app.py --help`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ def main(
     share: Annotated[bool, typer.Option("--share", help="Also make a link for others; implies --public.")] = False,
     auth: Annotated[str | None, typer.Option(metavar="USER:PASS", help="Ask visitors for a password.")] = None,
     public: Annotated[bool, typer.Option("--public", help="Strangers visit: no model but those on the list.")] = False,
+    data: Annotated[Path | None, typer.Option(help="A folder with CIFAR-10's pictures, to click on.")] = None,
     desktop: Annotated[bool, typer.Option("--desktop", help="Open a window; closing it ends the program.")] = False,
 ) -> None:
     """See why an image classifier said that, and not the other thing, in the browser."""
@@ -35,6 +37,7 @@ def main(
             auth=(user, password) if auth else None,
             public=public,
             desktop=desktop,
+            data=data,
         )
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from None

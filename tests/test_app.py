@@ -53,6 +53,7 @@ def test_a_model_that_does_not_exist_ends_in_one_sentence() -> None:
         ({"labels": "names.txt"}, "A checkpoint or labels came without a model: name its architecture, such as "),
         ({"model": "resnet18", "checkpoint": "no.pth"}, "There is no checkpoint no.pth."),
         ({"model": "cifar10", "labels": "no.txt"}, "The labels no.txt cannot be opened (No such file or directory)."),
+        ({"data": Path("no data")}, "no data/test is not a CIFAR-10 folder: expected one sub-folder for each class"),
         ({"auth": "secret"}, "--auth takes a name and a password with a colon between them, such as --auth me:"),
         ({"auth": ":secret"}, "--auth takes a name and a password with a colon between them, such as --auth me:"),
     ],

@@ -45,6 +45,12 @@ def test_a_folder_is_read_class_by_class(folder: Path) -> None:
         np.testing.assert_array_equal(picture.permute(1, 2, 0), noise(10 * label + i % 2))
 
 
+def test_one_picture_in_so_many_is_read(folder: Path) -> None:
+    pictures, labels = read_split("test", folder, every=3)
+    assert labels.tolist() == [0, 1, 3, 4, 6, 7, 9]
+    np.testing.assert_array_equal(pictures[1].permute(1, 2, 0), noise(11))
+
+
 def test_hidden_files_are_no_pictures(folder: Path) -> None:
     (folder / "test" / "cat" / ".DS_Store").write_bytes(b"\0")
     assert len(read_split("test", folder)[1]) == 20
@@ -146,6 +152,13 @@ def test_the_official_release_is_downloaded_and_read(archive: Path) -> None:
         assert labels.tolist() == expected
         for i, picture in enumerate(pictures):
             np.testing.assert_array_equal(picture.permute(1, 2, 0), noise(seed + i))
+
+
+def test_nothing_is_downloaded_unasked(archive: Path) -> None:
+    with pytest.raises(DataError, match=r"^CIFAR-10 is not in .*downloads, or damaged\.$"):
+        read_split("test", download=False)
+    read_split("test")
+    assert read_split("test", every=2, download=False)[1].tolist() == [3, 8]
 
 
 def test_torchvision_numbers_the_classes_as_we_do(archive: Path) -> None:

@@ -152,11 +152,11 @@ def test_a_class_that_two_models_know_is_asked_of_both(page: Page, monkeypatch: 
     compare_models(page)
     expect(page.locator("#two-models h3")).to_have_text(["efficientnet_lite0", "cifar10"])
     second = page.get_by_role("combobox", name="Compared with")
-    for name, sentence in (("resnet1", "There is no model 'resnet1'; did you mean "), ("resnet10t", "")):
-        second.fill(name)
-        second.press("Enter")
-        if sentence:
-            expect(page.locator("#main").get_by_role("alert")).to_contain_text(sentence)
+    second.fill("resnet1")
+    second.press("Enter")
+    expect(page.locator("#main").get_by_role("alert")).to_contain_text("There is no model 'resnet1'; did you mean ")
+    second.fill("resnet10t")
+    second.press("Enter")
     expect(page.locator("#two-models h3")).to_have_text(["efficientnet_lite0", "resnet10t"])
     expect(page.locator("#main").get_by_role("alert")).to_have_count(0)
     for index, classifier in enumerate((gradcam.load("efficientnet_lite0"), untrained)):

@@ -21,13 +21,14 @@ class DataError(ValueError):
     """The data set is missing, incomplete or not CIFAR-10; the message says what to do."""
 
 
-def read_split(split: str, folder: Path | None = None) -> Split:
+def read_split(split: str, folder: Path | None = None, every: int = 1, download: bool = True) -> Split:
     """Read `split` ("train" or "test") from `folder`, or from torchvision's download when it is None.
 
     A folder holds `<split>/<class>/*` pictures of 32x32 pixels, one sub-folder for each of CLASSES.
+    every: only one picture in so many. download: fetch torchvision's, if it is not there already.
     Raises DataError.
     """
-    return _read_torchvision(split) if folder is None else _read_folder(Path(folder) / split)
+    return _read_torchvision(split, every, download) if folder is None else _read_folder(Path(folder) / split, every)
 
 
 def picture_paths(split_folder: Path) -> list[tuple[Path, int]]:
@@ -51,8 +52,8 @@ def picture_paths(split_folder: Path) -> list[tuple[Path, int]]:
     return pairs
 
 
-def _read_folder(split_folder: Path) -> Split:
-    pairs = picture_paths(split_folder)
+def _read_folder(split_folder: Path, every: int) -> Split:
+    pairs = picture_paths(split_folder)[::every]
     pictures = np.empty((len(pairs), 32, 32, 3), np.uint8)
     for i, (path, _) in enumerate(pairs):
         try:
@@ -68,15 +69,17 @@ def _read_folder(split_folder: Path) -> Split:
     return _as_split(pictures, [index for _, index in pairs])
 
 
-def _read_torchvision(split: str) -> Split:
+def _read_torchvision(split: str, every: int, download: bool) -> Split:
     try:
-        data = CIFAR10(str(DOWNLOADS), train=split == "train", download=True)
+        data = CIFAR10(str(DOWNLOADS), train=split == "train", download=download)
     except (OSError, RuntimeError, EOFError, HTTPException, TarError) as error:
+        if not download:
+            raise DataError(f"CIFAR-10 is not in {DOWNLOADS}, or damaged.") from None
         raise DataError(
             f"CIFAR-10 could not be downloaded to {DOWNLOADS} ({reason(error)}). Check the network and try again "
             "(a broken download is replaced), or give --data a folder with train/ and test/ pictures."
         ) from error
-    return _as_split(data.data, data.targets)
+    return _as_split(data.data[::every], data.targets[::every])
 
 
 def _as_split(pictures: np.ndarray, labels: list[int]) -> Split:

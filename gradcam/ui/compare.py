@@ -39,10 +39,11 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
             empty = markup.small(EMPTY)
             return {class_: nothing, rival: nothing, compared: None, hint: "", panels: empty, link: ""}
         seen, problem = subject.seen(models), ""
+        truth = rail.examples.truth(subject.picture)
         updates: Updates = {compared: subject}
         if before is None or subject[:2] != before[:2]:
             listed = choices(seen)
-            this, that = subject.class_, _rival(seen, subject.class_)
+            this, that = subject.class_, _rival(seen, subject.class_, truth)
             if wanted is not None:
                 try:
                     that = seen.inspection.classifier.index(wanted)
@@ -55,12 +56,12 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
             updates |= {class_: this, rival: that}
         if this == that:
             return updates | {hint: markup.notice("Choose two different classes.", "hint"), panels: "", link: ""}
-        drawn, advice = _panels(seen, subject, this, that, Look(*look))
+        drawn, advice = _panels(seen, subject, this, that, truth, Look(*look))
         label = seen.inspection.classifier.labels[that]
         return updates | {
             hint: markup.notice(problem) or markup.notice(advice, "hint"),
             panels: drawn,
-            link: save.link(seen, subject._replace(class_=this), tab="compare", rival=label),
+            link: save.link(rail, seen, subject._replace(class_=this), tab="compare", rival=label),
         }
 
     def show_methods(subject: Subject | None, this: int, *look: Any) -> Updates:
@@ -82,12 +83,15 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
     rail.while_open([folded.expand], [folded.collapse], show_methods, [compared, class_, *looks], [grid], triggers)
 
 
-def _rival(seen: Seen, class_: int) -> int:
-    """What a class is compared with at first: the best of the others."""
+def _rival(seen: Seen, class_: int, truth: str) -> int:
+    """What a class is compared with at first: the true class where it is known, else the best, of the others."""
+    labels = seen.inspection.classifier.labels
+    if truth in labels and labels.index(truth) != class_:
+        return labels.index(truth)
     return next(prediction.index for prediction in seen.inspection.top(2) if prediction.index != class_)
 
 
-def _panels(seen: Seen, subject: Subject, this: int, that: int, look: Look) -> tuple[str, str]:
+def _panels(seen: Seen, subject: Subject, this: int, that: int, truth: str, look: Look) -> tuple[str, str]:
     """The four maps as HTML, and a word on those that show nothing."""
     labels, probabilities = seen.inspection.classifier.labels, seen.inspection.probabilities
     # What speaks against the class has its own panel: the other three are evidence for something.
@@ -96,7 +100,11 @@ def _panels(seen: Seen, subject: Subject, this: int, that: int, look: Look) -> t
     plain, against = (seen.inspection.explain(this, name).map(this) for name in ("gradcam", "counterfactual"))
     full = float(plain.max()) or None
     figures = [
-        (look.draw(*seen.screen, result.map(index), result.full), labels[index], markup.percent(probabilities[index]))
+        (
+            look.draw(*seen.screen, result.map(index), result.full),
+            labels[index],
+            markup.percent(probabilities[index]) + (", the true class" if labels[index] == truth else ""),
+        )
         for index in (this, that)
     ]
     difference = result.map((this, that))

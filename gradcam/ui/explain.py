@@ -58,7 +58,7 @@ def build(rail: Rail, models: Models) -> list[Any]:
             comparison: markup.comparison(seen.screen[0], drawn, f"Where the evidence for {labels[subject.class_]} is"),
             hint: markup.notice(_advice(seen, subject, float(large.max()), result.full), "hint"),
             answers: markup.answers(classes, subject.class_),
-            facts: markup.facts(_facts(seen, subject)),
+            facts: markup.facts(_facts(seen, subject, rail.examples.truth(subject.picture))),
         }
 
     def ask(
@@ -152,12 +152,13 @@ def build(rail: Rail, models: Models) -> list[Any]:
     return looks
 
 
-def _facts(seen: Seen, subject: Subject) -> list[tuple[str, str]]:
+def _facts(seen: Seen, subject: Subject, truth: str) -> list[tuple[str, str]]:
     inspection = seen.inspection
     chosen = inspection.prediction(subject.class_)
     height, width = inspection.target.grid
     return [
         ("class", chosen.label),
+        *([("true class", truth)] if truth else []),
         ("probability", markup.percent(chosen.probability)),
         ("layer", inspection.target.layer),
         ("grid", f"{width} × {height}"),

@@ -38,6 +38,7 @@ def launch(
     auth: tuple[str, str] | None = None,
     public: bool = False,
     desktop: bool = False,
+    data: str | Path | None = None,
     block: bool = True,
 ) -> gr.Blocks:
     """Open the page.
@@ -49,9 +50,10 @@ def launch(
     public: strangers visit, who may have the bundled models and `model`, and nothing else; so it is with `share`, and
         on a Hugging Face Space.
     desktop: open a window, and return when it is closed.
+    data: a folder with `test/<class>/*` pictures of CIFAR-10, to start with; by default torchvision's download.
     block: return when the page is closed. Otherwise, and in a notebook, at once; `close()` of what is returned ends it.
 
-    Raises ModelError; OSError where nothing can be served at `host` and `port`.
+    Raises ModelError, DataError; OSError where nothing can be served at `host` and `port`.
     """
     _check_address(host or LOCALHOST_NAME, port)
     if device is not None:
@@ -72,7 +74,8 @@ def launch(
         code = _code(model, public, checkpoint=checkpoint, labels=labels)
     else:
         default = model
-    blocks = serve(page.build(Models(own, default, device, public, code)), host, port, share, auth)
+    models = Models(own, default, device, public, code)
+    blocks = serve(page.build(models, Path(data) if data else None), host, port, share, auth)
     print(f"The page is at {blocks.local_url}", flush=True)
     if share:
         print(f"For others it is at {blocks.share_url}" if blocks.share_url else NO_LINK, flush=True)

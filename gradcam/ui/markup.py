@@ -4,6 +4,8 @@ import base64
 import io
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from PIL import Image
@@ -103,14 +105,17 @@ def comparison(picture: Image.Image, evidence: Image.Image, about: str) -> str:
     )
 
 
-def examples(thumbnails: Iterable[tuple[Image.Image, str]]) -> str:
-    """Pictures to start with, as buttons with their names."""
-    buttons = (
-        f'<button type="button" data-value="{index}" title="{escape(name)}" aria-label="Example: {escape(name)}">'
-        f'<img src="{data_url(picture)}" alt=""></button>'
-        for index, (picture, name) in enumerate(thumbnails)
-    )
-    return f'<div class="examples" role="group" aria-label="Examples">{"".join(buttons)}</div>'
+def examples(thumbnails: Iterable[tuple[int, str, str, Image.Image]]) -> str:
+    """Pictures to start with, as buttons: the number of each, its name, and the kind that it stands under."""
+    groups = []
+    for kind, several in groupby(thumbnails, itemgetter(2)):
+        buttons = (
+            f'<button type="button" data-value="{number}" title="{escape(name)}" aria-label="Example: {escape(name)}">'
+            f'<img src="{data_url(picture)}" alt="">{f"<span>{escape(name)}</span>" if kind else ""}</button>'
+            for number, name, _, picture in several
+        )
+        groups.append((small(kind) if kind else "") + f'<div class="examples">{"".join(buttons)}</div>')
+    return f'<div role="group" aria-label="Examples">{"".join(groups)}</div>'
 
 
 def answers(classes: Sequence[Answer], chosen: int) -> str:

@@ -7,8 +7,9 @@ import gradio as gr
 
 from ..methods import METHODS
 from . import api, compare, explain, two_models
+from .examples import NETWORK
 from .models import Models
-from .rail import EXAMPLES, QUIET, Rail, Updates
+from .rail import QUIET, Rail, Updates
 from .rail import build as build_rail
 
 HERE = Path(__file__).parent
@@ -16,13 +17,13 @@ TABS = {"explain": "Explain", "compare": "Why this and not that", "models": "Two
 HEADER = """<header><h1>Grad<span>CAM</span></h1><p>Why a network said that, and not the other thing</p></header>"""
 
 
-def build(models: Models) -> gr.Blocks:
-    """The whole page, ready to be launched with `LOOK`."""
+def build(models: Models, data: Path | None = None) -> gr.Blocks:
+    """The whole page, ready to be launched with `look`. data: as for Examples. Raises DataError."""
     with gr.Blocks(title="Grad-CAM", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
         gr.HTML(HEADER, apply_default_css=False, elem_id="header")
         with gr.Row(elem_id="page"):
             with gr.Column(elem_id="rail", min_width=280):
-                rail = build_rail(models)
+                rail = build_rail(models, data)
             with gr.Column(elem_id="main", min_width=300), gr.Tabs() as tabs:
                 first, second, third = (gr.Tab(title, id=name) for name, title in TABS.items())
                 with first:
@@ -48,15 +49,17 @@ def build(models: Models) -> gr.Blocks:
 
 def _restore(rail: Rail, models: Models, query: dict[str, str]) -> Updates:
     """Bring back what a link asks of the rail: ?picture=lion&model=...&class=...&rival=...&method=...&layer=..."""
-    method = query.get("method")
-    examples = {path.stem: str(path) for path in EXAMPLES}
+    method, picture = query.get("method"), query.get("picture")
+    if query.get("model", models.default) == NETWORK:
+        rail.examples.tests()
+    found = next((str(example.path) for example in rail.examples.all if example.path.stem == picture), gr.skip())
     return {
         rail.wanted: query.get("class", gr.skip()),
         rail.rival: query.get("rival", gr.skip()),
         rail.model: _model(models, query.get("model")),
         rail.method: method if method in METHODS else gr.skip(),
         rail.layer: query.get("layer", gr.skip()),
-        rail.picture: examples.get(query.get("picture", ""), gr.skip()),
+        rail.picture: found,
     }
 
 

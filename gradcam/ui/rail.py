@@ -10,21 +10,27 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.utils import get_upload_folder
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
+from ..cifar10.data import DataError
 from ..errors import ModelError
 from ..images import PictureError, read
 from ..methods import METHODS
 from ..targets import TargetError
 from . import markup
+from .examples import NETWORK, Example, Examples
 from .models import Models, Seen
 
+AUTOMATIC = "automatic"  # the layer that is found
+FAILED = "That went wrong here, and was noted. Reload the page, or try another picture or model."
 EXAMPLES = [
     Path(gr.__file__).parent / "media_assets" / "images" / name
     for name in ("cheetah.jpg", "lion.jpg", "tower.jpg", "groot.jpeg")
 ]
-AUTOMATIC = "automatic"  # the layer that is found
-FAILED = "That went wrong here, and was noted. Reload the page, or try another picture or model."
+NO_CHEETAH = (
+    "A ten-class network has no word for a cheetah: it answers with the nearest of its ten, and the map shows why."
+)
+DOWNLOAD = "Get the CIFAR-10 test pictures (163 MB)"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "preprocess": False, "api_visibility": "private"}
 
 Updates = dict[Any, Any]  # a widget and its new value
@@ -64,6 +70,7 @@ class Rail:
     subject: gr.State
     wanted: gr.State
     rival: gr.State
+    examples: Examples
 
     def told(self, handler: Callable[..., Updates]) -> Callable[..., Updates]:
         """The handler, with whatever goes wrong in it told in one sentence on the page."""
@@ -72,7 +79,7 @@ class Rail:
         def telling(*args: Any, **kwargs: Any) -> Updates:
             try:
                 return handler(*args, **kwargs)
-            except (ModelError, PictureError, TargetError) as error:
+            except (ModelError, PictureError, TargetError, DataError) as error:
                 return {self.notice: markup.notice(str(error))}
             except Exception:
                 logging.getLogger(__name__).exception("The page could not answer.")
@@ -107,12 +114,13 @@ class Rail:
             [is_open, *inputs],
             [*outputs, self.notice],
             trigger_mode="always_last",  # a picture may come while the handler still runs for the opening
-            **QUIET | ({"show_progress": "full", "show_progress_on": progress_on} if progress_on else {}),
+            **QUIET | ({"show_progress": "minimal", "show_progress_on": progress_on} if progress_on else {}),
         )
 
 
-def build(models: Models) -> Rail:
-    """Place the widgets here."""
+def build(models: Models, data: Path | None = None) -> Rail:
+    """Place the widgets here. data: as for Examples. Raises DataError."""
+    known = Examples(EXAMPLES, models, data)
     picture = gr.Image(
         label="Picture",
         show_label=False,
@@ -123,11 +131,10 @@ def build(models: Models) -> Rail:
         elem_id="picture",
         placeholder="Drop a photograph here\nor click to choose one",
     )
-    thumbnails = [(ImageOps.fit(read(path), (96, 96)), path.stem) for path in EXAMPLES]
-    examples = gr.HTML(
-        markup.examples(thumbnails), js_on_load=markup.CHOOSE, apply_default_css=False, elem_id="examples"
-    )
-    examples.click(_example, None, picture, **QUIET)
+    with gr.Column(elem_id="examples"):
+        examples = gr.HTML(_drawn(known.photographs, 0), js_on_load=markup.CHOOSE, apply_default_css=False)
+        remark = gr.HTML(apply_default_css=False)
+        offer = gr.Button(DOWNLOAD, size="sm", visible=False)
     notice = gr.HTML(apply_default_css=False, elem_id="notice")
     with gr.Column(elem_id="what"):
         model = gr.Dropdown(
@@ -143,7 +150,27 @@ def build(models: Models) -> Rail:
     with gr.Accordion("Method and layer", open=False, elem_id="how") as panel:
         method = gr.Dropdown([(method_title(name), name) for name in METHODS], value="gradcam", label="Method")
         layer = gr.Dropdown([("Automatic", AUTOMATIC)], allow_custom_value=True, label="Layer")
-    rail = Rail(picture, model, about, method, layer, notice, gr.State(), gr.State(), gr.State())
+    rail = Rail(picture, model, about, method, layer, notice, gr.State(), gr.State(), gr.State(), known)
+
+    def click(event: gr.EventData) -> Updates:
+        return {picture: str(known.all[event.value].path)}
+
+    def show_examples(model: str, download: bool = False) -> Updates:
+        tests = known.tests(download) if model == NETWORK else []
+        return {
+            examples: _drawn(tests, len(known.photographs)) if tests else _drawn(known.photographs, 0),
+            remark: markup.small(NO_CHEETAH) if model == NETWORK and not tests else "",
+            offer: gr.update(visible=model == NETWORK and not tests and not models.public),
+        }
+
+    def fetch(model: str, progress: gr.Progress = gr.Progress(track_tqdm=True)) -> Updates:  # noqa: B008 (Gradio's way)
+        return show_examples(model, download=True) | {notice: markup.notice()}
+
+    shown = [examples, remark, offer, notice]
+    examples.click(rail.told(click), None, [picture, notice], **QUIET)
+    gr.on(None, rail.told(show_examples), model, shown, trigger_mode="always_last", **QUIET)
+    if not models.public:
+        offer.click(rail.told(fetch), model, shown, **QUIET | {"show_progress": "full", "show_progress_on": examples})
 
     def list_layers(model: str, chosen: str) -> Updates:
         loaded = models.get(model)
@@ -160,8 +187,13 @@ def method_title(name: str) -> str:
     return re.split(r"[:(]", str(METHODS[name].__doc__))[0].strip()
 
 
-def _example(event: gr.EventData) -> str:
-    return str(EXAMPLES[event.value])
+def _drawn(examples: list[Example], first: int) -> str:
+    """Examples as HTML, numbered from `first` on."""
+    drawn = []
+    for number, (path, truth, kind) in enumerate(examples, first):
+        sampling = Image.Resampling.NEAREST if truth else Image.Resampling.BICUBIC
+        drawn.append((number, truth or path.stem, kind, ImageOps.fit(read(path), (96, 96), sampling)))
+    return markup.examples(drawn)
 
 
 def uploaded(picture: Any) -> Path:

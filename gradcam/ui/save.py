@@ -1,6 +1,5 @@
 """What a visitor takes along: files, a link, and the Python that gives the same result."""
 
-import filecmp
 import io
 import json
 import re
@@ -19,7 +18,7 @@ from .. import __version__
 from . import markup
 from .look import Look
 from .models import Models, Seen
-from .rail import EXAMPLES, QUIET, Rail, Subject, Updates
+from .rail import QUIET, Rail, Subject, Updates
 
 START = """
 file => {
@@ -34,6 +33,7 @@ file => {
 class Save:
     """Its widgets that follow what is shown."""
 
+    rail: Rail
     models: Models
     link: gr.HTML
     code: gr.HTML
@@ -42,7 +42,7 @@ class Save:
         """What they say of a subject."""
         seen = subject.seen(self.models)
         return {
-            self.link: link(seen, subject),
+            self.link: link(self.rail, seen, subject),
             self.code: markup.code(_python(self.models, seen, subject, look)),
         }
 
@@ -83,7 +83,7 @@ def build(rail: Rail, models: Models, looks: list[Any]) -> Save:
     for button, handler in ((overlay, save_overlay), (raw, save_map), (record, save_record)):
         written = button.click(rail.told(handler), [rail.subject, *looks], [file, rail.notice], **QUIET)
         written.success(None, file, None, js=START)
-    return Save(models, link, code)
+    return Save(rail, models, link, code)
 
 
 def saved(content: io.BytesIO, seen: Seen, subject: Subject, ending: str) -> str:
@@ -112,10 +112,10 @@ def described(seen: Seen, subject: Subject) -> dict[str, Any]:
     }
 
 
-def link(seen: Seen, subject: Subject, **more: str) -> str:
+def link(rail: Rail, seen: Seen, subject: Subject, **more: str) -> str:
     """A link to this state, and to what `more` says of a tab; the picture comes along only if it is an example."""
-    example = next((p for p in EXAMPLES if p.name == subject.picture.name and filecmp.cmp(p, subject.picture)), None)
-    query = {"picture": example.stem} if example else {}
+    example = rail.examples.find(subject.picture)
+    query = {"picture": example.path.stem} if example else {}
     query |= {"model": subject.model, "class": seen.inspection.classifier.labels[subject.class_]}
     query |= {"method": subject.method} | ({"layer": subject.layer} if subject.layer else {})
     return markup.link(f"?{urlencode(query | more)}")

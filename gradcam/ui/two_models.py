@@ -44,7 +44,7 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
         except (ModelError, TargetError) as error:  # said here, beside the list, and not where the first is chosen
             return updates | {hint: markup.notice(str(error)), columns: "", link: ""}
         drawn = _columns((first, other), (subject.model, name), subject, Look(*look))
-        return updates | {hint: "", columns: drawn, link: save.link(first, subject, tab="models", second=name)}
+        return updates | {hint: "", columns: drawn, link: save.link(rail, first, subject, tab="models", second=name)}
 
     rail.while_open(
         [tab.select],
