@@ -274,7 +274,7 @@ def _resized(
 ) -> tuple[Image.Image, Framing]:
     x, y = size[0] / picture.width, size[1] / picture.height
     left, top, right, bottom = framing.box
-    # With a gap of 2, pillow's advice, the 4032 pixels of a phone are all filtered: five times as long, for no eye.
+    # With a gap of 2, pillow's advice, the 4032 pixels of a phone are all filtered, which takes five times as long.
     resized = picture.resize(size, resampling, reducing_gap=1.3)
     return resized, replace(framing, size=size, box=(left * x, top * y, right * x, bottom * y))
 

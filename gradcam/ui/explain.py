@@ -55,7 +55,7 @@ def build(rail: Rail, models: Models) -> list[Any]:
         return saved.updates(subject, look) | {
             rail.subject: subject,
             rail.notice: markup.notice(),
-            comparison: markup.comparison(seen.screen[0], drawn, f"Where the evidence for {labels[subject.class_]} is"),
+            comparison: markup.comparison(seen.url, drawn, f"Where the evidence for {labels[subject.class_]} is"),
             hint: markup.notice(_advice(seen, subject, float(large.max()), result.full), "hint"),
             answers: markup.answers(classes, subject.class_),
             facts: markup.facts(_facts(seen, subject, rail.examples.truth(subject.picture))),

@@ -92,12 +92,12 @@ def notice(message: str = "", kind: str = "problem") -> str:
     return f'<p class="notice {kind}" role="alert">{escape(message)}</p>' if message else ""
 
 
-def comparison(picture: Image.Image, evidence: Image.Image, about: str) -> str:
-    """Two pictures of one size on top of each other, with a slider between them."""
-    width, height = picture.size
+def comparison(picture: str, evidence: Image.Image, about: str) -> str:
+    """A picture, as a URL, and the evidence in one of the same size on top of it, with a slider between them."""
+    width, height = evidence.size
     return (
         f'<figure class="comparison" style="--ratio: {width / height:.4f}">'
-        f'<img src="{data_url(picture)}" alt="The picture" draggable="false">'
+        f'<img src="{picture}" alt="The picture" draggable="false">'
         f'<img class="evidence" src="{data_url(evidence)}" alt="{escape(about)}" draggable="false">'
         '<span class="divider"></span>'
         '<input type="range" min="0" max="100" step="1" value="12" aria-label="How much of the picture to uncover">'

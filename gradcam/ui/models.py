@@ -17,6 +17,7 @@ from ..images import Framing
 from ..pipeline import Inspection, Question, Result
 from ..render import crisp, shrunk
 from ..targets import Target, TargetError, find_stages
+from . import markup
 
 MOST_MODELS = 3
 MOST_PICTURES = 16  # of each model
@@ -39,6 +40,11 @@ class Seen:
     def screen(self) -> tuple[Image.Image, Framing]:
         """The picture as large as a screen shows it, and the box of it that the network saw."""
         return crisp(*shrunk(self.inspection.picture, self.inspection.framing, SCREEN))
+
+    @cached_property
+    def url(self) -> str:
+        """The same picture, ready for the page."""
+        return markup.data_url(self.screen[0])
 
     @cached_property
     def thumbnail(self) -> tuple[Image.Image, Framing]:
