@@ -1,15 +1,18 @@
 """Fixtures that several modules share."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 if TYPE_CHECKING:
+    import gradio as gr
     from playwright.sync_api import Browser, Page
 
     from gradcam.ui.models import Models
@@ -27,6 +30,40 @@ class Served(NamedTuple):
 
     url: str
     models: "Models"
+    blocks: "gr.Blocks"
+
+
+META = {"_type": "gradio.FileData"}  # what marks a file in a request
+
+
+class Visitor:
+    """Speaks to the server without gradio_client, which would mend or refuse much of what is sent here."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx.Client(base_url=f"{url}gradio_api/", timeout=120)
+
+    def upload(self, content: bytes, name: str = "picture.png") -> dict[str, Any]:
+        answer = self.http.post("upload", files={"files": (name, content)})
+        assert answer.status_code == 200
+        return {"path": answer.json()[0], "meta": META}
+
+    def call(self, endpoint: str, *data: Any) -> Any:
+        """What a named endpoint answers: its result, or a sentence."""
+        body = json.dumps({"data": data})  # in ASCII, so that any text can be sent
+        joined = self.http.post(f"call/{endpoint}", content=body, headers={"Content-Type": "application/json"})
+        if joined.status_code != 200:
+            return joined.json()["detail"]
+        lines = self.http.get(f"call/{endpoint}/{joined.json()['event_id']}").text.strip().split("\n")
+        answer = json.loads(lines[-1].removeprefix("data: "))
+        return answer["error"] if lines[-2] == "event: error" else answer[0]
+
+    def trigger(self, session: str, event: int, data: list[Any], happened: Any = None) -> str:
+        """All that the page is told when it triggers one of its own events."""
+        body = {"fn_index": event, "data": data, "session_hash": session, "event_data": happened}
+        joined = self.http.post("queue/join", json=body)
+        if joined.status_code != 200:
+            return joined.text
+        return self.http.get("queue/data", params={"session_hash": session}).text
 
 
 def installed(*names: str) -> str:
@@ -54,8 +91,16 @@ def served() -> Iterator[Served]:
 
     models = Models()
     blocks = serve(page.build(models))
-    yield Served(blocks.local_url, models)
+    yield Served(blocks.local_url, models, blocks)
     blocks.close()
+
+
+@pytest.fixture(scope="session")
+def visitor(served: Served) -> Iterator[Visitor]:
+    """A program that speaks to the page."""
+    visitor = Visitor(served.url)
+    yield visitor
+    visitor.http.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from conftest import Served
@@ -64,46 +63,10 @@ def test_explain(client: Client, asked: dict[str, Any], class_: str, method: str
     assert np.abs(shown - np.asarray(expected.overlay(class_), int)).max() <= 1
 
 
-LAYERS = "the network has no layer 'no.such'"
-ARRIVE = "The picture did not arrive: upload it again."
-PLAIN = "The model, the method and the layer are given by name, as text."
-
-
-@pytest.mark.parametrize(
-    ("asked", "sentence"),
-    [
-        ({"model": "resnet1"}, "There is no model 'resnet1'; did you mean "),
-        ({"model": "<script>alert(1)</script>"}, "There is no model '<script>alert(1)</script>' "),
-        ({"model": "x" * 100_000}, f"There is no model '{'x' * 80}' "),
-        ({"model": 7}, PLAIN),
-        ({"model": ["cifar10"]}, PLAIN),
-        ({"class_": "lionn"}, "efficientnet_lite0 has no class 'lionn'; did you mean lion"),
-        ({"class_": "1000"}, "efficientnet_lite0 has no class 1000: its 1000 classes are 0 to 999."),
-        ({"class_": -1}, "efficientnet_lite0 has no class -1: its 1000 classes are 0 to 999."),
-        ({"class_": 10**30}, f"efficientnet_lite0 has no class {10**30}: its 1000 classes are 0 to 999."),
-        ({"class_": "9" * 5000}, f"efficientnet_lite0 has no class {'9' * 80}: its 1000 classes are 0 to 999."),
-        ({"class_": 1.5}, "The class is given by its label or index."),
-        ({"class_": {"path": "x"}}, "The class is given by its label or index."),
-        ({"method": "no such"}, "There is no method 'no such': choose one of gradcam, "),
-        ({"layer": "no.such"}, LAYERS),
-        ({"layer": 4}, PLAIN),
-        ({"picture": None}, ARRIVE),
-        ({"picture": "/etc/passwd"}, ARRIVE),
-        ({"picture": {"path": "/etc/passwd"}}, ARRIVE),
-        ({"picture": {"path": "../../../etc/passwd"}}, ARRIVE),
-        ({"picture": {"path": ["x"]}}, ARRIVE),
-        ({"picture": {"url": "data:image/png;base64," + "A" * 1_000_000}}, ARRIVE),
-    ],
-    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
-)
-def test_bad_input_is_answered_in_one_sentence(client: Client, asked: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(AppError) as caught:
-        client.predict(**{"picture": handle_file(LION)} | asked, api_name="/explain")
-    answer = str(caught.value).strip("'\"")
-    assert sentence in answer
-    assert len(answer) < 500
-    assert "\n" not in answer
-    assert client.predict(handle_file(LION), api_name="/predict")[0]["label"] == "lion"
+def test_a_bad_argument_is_told(client: Client) -> None:
+    """Of all that can be wrong, see test_bad_input."""
+    with pytest.raises(AppError, match="efficientnet_lite0 has no class 'lionn'; did you mean lion"):
+        client.predict(handle_file(LION), class_="lionn", api_name="/explain")
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", LION.read_bytes()[:2000]])
@@ -112,14 +75,3 @@ def test_a_file_that_is_no_picture(client: Client, tmp_path: Path, content: byte
     broken.write_bytes(content)
     with pytest.raises(AppError, match=r"^[^/]*'broken.jpg' (is empty|is not a picture|cannot be decoded)"):
         client.predict(handle_file(broken), api_name="/predict")
-
-
-def test_no_file_of_the_server_is_read_or_told_of(served: Served, tmp_path: Path) -> None:
-    """gradio_client would upload such a file: a program that speaks to the server directly does not."""
-    secret = tmp_path / "secret.png"
-    Image.new("RGB", (64, 64)).save(secret)
-    address = f"{served.url}gradio_api/call/predict"
-    for path in (str(secret), "file:///etc/passwd", "/proc/self/environ"):
-        picture = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        event = httpx.post(address, json={"data": [picture, ""]}).json()["event_id"]
-        assert httpx.get(f"{address}/{event}", timeout=60).text == 'event: error\ndata: {"error": null}\n\n'

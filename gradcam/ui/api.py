@@ -2,7 +2,6 @@
 
 import functools
 import io
-import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, ParamSpec, TypeVar
@@ -15,8 +14,9 @@ from ..images import PictureError
 from ..methods import METHODS
 from ..targets import TargetError
 from . import save
+from .guard import DECODES
 from .models import Models
-from .rail import FAILED, Subject, uploaded
+from .rail import Subject, uploaded
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,12 +66,12 @@ def build(models: Models) -> None:
         return save.described(seen, asked), gr.FileData(path=overlay)
 
     api(list_models, api_name="models")
-    api(predict, api_name="predict")
-    api(explain, api_name="explain")
+    api(predict, api_name="predict", **DECODES)
+    api(explain, api_name="explain", **DECODES)
 
 
 def _told(endpoint: Callable[P, R]) -> Callable[P, R]:
-    """The endpoint, with whatever goes wrong in it told in one sentence."""
+    """The endpoint, with what is wrong with the question told to who asked."""
 
     @functools.wraps(endpoint)
     def telling(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -79,8 +79,5 @@ def _told(endpoint: Callable[P, R]) -> Callable[P, R]:
             return endpoint(*args, **kwargs)
         except (ModelError, PictureError, TargetError) as error:
             raise gr.Error(str(error), print_exception=False) from None
-        except Exception:
-            logging.getLogger(__name__).exception("A program could not be answered.")
-            raise gr.Error(FAILED, print_exception=False) from None
 
     return telling

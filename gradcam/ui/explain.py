@@ -6,6 +6,7 @@ import gradio as gr
 
 from ..errors import ModelError
 from . import look, markup, save, stages
+from .guard import DECODES
 from .look import Look
 from .models import Models, Seen
 from .rail import AUTOMATIC, QUIET, Rail, Subject, Updates, uploaded
@@ -137,6 +138,7 @@ def build(rail: Rail, models: Models) -> list[Any]:
         trigger_mode="always_last",  # a picture that comes while another is explained must not be lost
         preprocess=False,
         api_visibility="private",
+        **DECODES,
     )
     answers.click(rail.told(click), [rail.subject, *looks], outputs, **QUIET)
     every_class.input(rail.told(choose), [every_class, rail.subject, *looks], outputs, **QUIET)

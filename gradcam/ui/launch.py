@@ -18,7 +18,7 @@ from ..classifiers import BUNDLED, Classifier, choose_device, load
 from ..errors import ModelError, reason
 from ..labels import read_labels
 from . import desktop as window
-from . import page
+from . import guard, page
 from .models import Models
 from .rail import EXAMPLES
 
@@ -126,8 +126,9 @@ def serve(
             auth=auth,
             prevent_thread_lock=True,
             allowed_paths=[str(path) for path in EXAMPLES],
-            max_file_size="32mb",
-            state_session_capacity=256,
+            max_file_size=guard.MOST_UPLOAD,
+            app_kwargs=guard.app_kwargs(),
+            state_session_capacity=guard.MOST_SESSIONS,
             footer_links=[],
             run_history=False,
             enable_monitoring=False,

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from ..methods import METHODS
-from . import api, compare, explain, two_models
+from . import api, compare, explain, guard, two_models
 from .examples import NETWORK
 from .models import Models
 from .rail import QUIET, Rail, Updates
@@ -19,7 +19,8 @@ HEADER = """<header><h1>Grad<span>CAM</span></h1><p>Why a network said that, and
 
 def build(models: Models, data: Path | None = None) -> gr.Blocks:
     """The whole page, ready to be launched with `look`. data: as for Examples. Raises DataError."""
-    with gr.Blocks(title="Grad-CAM", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
+    cache = guard.SWEEP, guard.KEPT
+    with guard.Blocks(title="Grad-CAM", analytics_enabled=False, fill_width=True, delete_cache=cache) as page:
         gr.HTML(HEADER, apply_default_css=False, elem_id="header")
         with gr.Row(elem_id="page"):
             with gr.Column(elem_id="rail", min_width=280):
@@ -43,7 +44,7 @@ def build(models: Models, data: Path | None = None) -> gr.Blocks:
         restored = [rail.wanted, rail.rival, rail.model, rail.method, rail.layer, rail.picture, rail.notice]
         page.load(rail.told(restore), None, [*restored, tabs, other], **QUIET)
         api.build(models)
-    page.queue(max_size=64, default_concurrency_limit=4)
+    page.queue(max_size=64, default_concurrency_limit=4, api_open=False)
     return page
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps
 
 from ..cifar10.data import DataError
@@ -19,10 +18,10 @@ from ..methods import METHODS
 from ..targets import TargetError
 from . import markup
 from .examples import NETWORK, Example, Examples
+from .guard import ABSENT, FAILED, is_uploaded
 from .models import Models, Seen
 
 AUTOMATIC = "automatic"  # the layer that is found
-FAILED = "That went wrong here, and was noted. Reload the page, or try another picture or model."
 EXAMPLES = [
     Path(gr.__file__).parent / "media_assets" / "images" / name
     for name in ("cheetah.jpg", "lion.jpg", "tower.jpg", "groot.jpeg")
@@ -198,7 +197,7 @@ def _drawn(examples: list[Example], first: int) -> str:
 
 def uploaded(picture: Any) -> Path:
     """The file of a picture that a visitor uploaded, and no other file of this machine. Raises PictureError."""
-    path = picture.get("path") if isinstance(picture, dict) else None
-    if not isinstance(path, str) or not Path(path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-        raise PictureError("The picture did not arrive: upload it again.")
+    path: Any = picture.get("path") if isinstance(picture, dict) else None
+    if not is_uploaded(path):
+        raise PictureError(ABSENT)
     return Path(path)
