@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
+from gradio.context import LocalContext
 from gradio.route_utils import FnIndexInferError
 from gradio.utils import LRUCache, get_upload_folder
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
@@ -35,6 +36,7 @@ STRANGE = "That is not a request this page makes: reload the page, or see how it
 TOO_LARGE = "The picture has more than the {} MB that are accepted: save it smaller, as JPEG or PNG."
 TOO_LONG = "That is more than the {} MB that a request may have: upload the picture as a file."
 UNUSED = "This page has no use for that."
+GONE = "Nobody waits for this any more."
 
 # What Gradio serves beyond what the page asks for: fetching for others, converting videos, writing states to disk.
 UNUSED_ROUTES = re.compile(
@@ -122,6 +124,14 @@ class Limits:
             return message
 
         await self.app(scope, bounded, send)
+
+
+def go_on() -> None:
+    """Called before each long step of an event. Raises gr.Error when nobody waits for it: the page was closed."""
+    blocks, event = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    waiting = blocks._queue.event_ids_to_events.get(event) if blocks and event else None
+    if waiting and (waiting.closed or not waiting.alive):
+        raise gr.Error(GONE, print_exception=False)
 
 
 def sweep(folder: Path) -> None:

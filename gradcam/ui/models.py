@@ -18,6 +18,7 @@ from ..pipeline import Inspection, Question, Result
 from ..render import crisp, shrunk
 from ..targets import Target, TargetError, find_stages
 from . import markup
+from .guard import go_on
 
 MOST_MODELS = 3
 MOST_PICTURES = 16  # of each model
@@ -57,6 +58,7 @@ class Seen:
 
     def explain(self, questions: Sequence[Question], method: str) -> Result:
         """As `Inspection.explain`."""
+        go_on()
         return self.inspection.explain(list(questions), method)
 
 
@@ -86,6 +88,7 @@ class Loaded:
             if key in self._seen:
                 self._seen.move_to_end(key)
                 return self._seen[key]
+        go_on()
         seen = Seen(picture, self.classifier, layer)
         with self._lock:
             self._seen[key] = seen
@@ -132,6 +135,7 @@ class Models:
         with self._loading:
             if (found := self._find(name)) is not None:
                 return found
+            go_on()
             loaded = Loaded(load(name, device=self.device))
             with self._lock:
                 self._loaded[name] = loaded

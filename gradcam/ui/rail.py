@@ -80,6 +80,8 @@ class Rail:
                 return handler(*args, **kwargs)
             except (ModelError, PictureError, TargetError, DataError) as error:
                 return {self.notice: markup.notice(str(error))}
+            except gr.Error:  # nobody is there to be told
+                raise
             except Exception:
                 logging.getLogger(__name__).exception("The page could not answer.")
                 return {self.notice: markup.notice(FAILED)}

@@ -1,0 +1,153 @@
+"""What protects a page that strangers visit, and the machine below it."""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+from conftest import Served, Visitor
+from gradio.queueing import Event
+from PIL import Image
+from test_bad_input import encoded
+
+from gradcam.explainer import ForwardPass
+from gradcam.ui import guard
+from gradcam.ui.models import Models
+
+
+@contextmanager
+def held(models: Models) -> Iterator[tuple[list[int], threading.Event]]:
+    """The forward passes that the default network has begun, and what lets them end."""
+    begun: list[int] = []
+    go = threading.Event()
+
+    def wait(*_: object) -> None:
+        begun.append(1)
+        assert go.wait(60)
+
+    handle = models.get(models.default).classifier.model.register_forward_pre_hook(wait)
+    try:
+        yield begun, go
+    finally:
+        go.set()
+        handle.remove()
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Its result; in a thread, since playwright has its event loop run in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what other threads do."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def explained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The maps that are asked of forward passes meanwhile."""
+    counted: list[int] = []
+    explain = ForwardPass.explain
+    monkeypatch.setattr(ForwardPass, "explain", lambda *args: counted.append(1) or explain(*args))
+    return counted
+
+
+def test_what_nobody_waits_for_is_not_done(served: Served, visitor: Visitor, explained: list[int]) -> None:
+    """Four of six programs are served at once. One of these and one that waits go away, and cost nothing more."""
+    queue = served.blocks._queue
+    pictures = [visitor.upload(encoded(Image.new("RGB", (64, 64), (index, 0, 0)), "PNG")) for index in range(6)]
+    with ExitStack() as stack, held(served.models) as (begun, go):
+        events: list[Event] = []
+        streams: list[httpx.Response] = []
+        for picture in pictures:
+            id_ = visitor.http.post("call/explain", json={"data": [picture, "", "", "gradcam", ""]}).json()["event_id"]
+            events.append(queue.event_ids_to_events[id_])
+            streams.append(stack.enter_context(visitor.http.stream("GET", f"call/explain/{id_}")))
+        until(lambda: len(begun) == 4)
+        assert len(queue) == 2
+        streams[0].close()
+        streams[5].close()
+        until(lambda: len(queue) == 1 and not events[0].alive)
+        go.set()
+        for stream in streams[1:5]:
+            assert next(stream.iter_lines()) == "event: complete"
+        until(lambda: not any(queue.active_jobs))
+    assert len(begun) == 5
+    assert len(explained) == 4
+
+
+def test_a_page_that_is_closed_is_not_worked_for(
+    visit: Callable[..., Any], served: Served, explained: list[int], tmp_path: Path
+) -> None:
+    queue = served.blocks._queue
+    Image.new("RGB", (64, 64), (0, 1, 0)).save(tmp_path / "new.png")
+    with held(served.models) as (begun, go):
+        page = visit()
+        page.locator("#picture input[type=file]").set_input_files(tmp_path / "new.png")
+        until(lambda: len(begun) == 1)
+        (event,) = [event for job in queue.active_jobs if job for event in job]
+        page.close()
+        until(lambda: event.closed)
+        go.set()
+        until(lambda: not any(queue.active_jobs))
+    assert explained == []
+
+
+def test_what_visitors_leave_is_deleted_on_a_schedule(served: Served) -> None:
+    assert served.blocks.delete_cache == (600, 3600)
+    assert served.blocks.state_session_capacity == 256
+
+
+def test_uploads_cut_short_are_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long_ago = time.time() - guard.KEPT - 60
+    for name, age in (("old", long_ago), ("new", None)):
+        (tmp_path / f"tmp{name}").write_bytes(b"half a picture")
+        for folder in (f"empty-{name}", f"full-{name}"):
+            (tmp_path / folder).mkdir()
+        (tmp_path / f"full-{name}" / "lion.jpg").write_bytes(b"a picture")
+        if age:
+            for path in tmp_path.glob(f"*{name}"):
+                os.utime(path, (age, age))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(guard, "SWEEP", 0)
+
+    async def serve_for_a_while() -> None:
+        async with guard.app_kwargs()["lifespan"](None):
+            while (tmp_path / "tmpold").exists() or (tmp_path / "empty-old").exists():
+                await asyncio.sleep(0)
+
+    run(asyncio.wait_for(serve_for_a_while(), 60))
+    assert {path.name for path in tmp_path.iterdir()} == {"tmpnew", "empty-new", "full-new", "full-old"}
+
+
+def test_the_server_outlives_an_upload_cut_short(served: Served, visitor: Visitor) -> None:
+    def half() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nhalf a pict'
+        raise ConnectionAbortedError
+
+    with pytest.raises(ConnectionAbortedError):
+        httpx.post(
+            f"{served.url}gradio_api/upload",
+            content=half(),
+            headers={"Content-Type": "multipart/form-data; boundary=x", "Content-Length": "1000"},
+        )
+    assert visitor.call("models")["default"] == "efficientnet_lite0"
+
+
+def test_a_bug_is_told_in_a_sentence_too() -> None:
+    with guard.Blocks() as page:
+        gr.api(lambda: {}["secret"], api_name="bug")  # type: ignore[return-value]
+    with pytest.raises(gr.Error, match="went wrong here, and was noted"):
+        run(page.process_api(0, []))
