@@ -27,11 +27,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -54,6 +55,7 @@ from .cost import installed, processor
 
 SIZES = {"web, 0.8 megapixels": (1024, 768), "phone, 12 megapixels": (4032, 3024)}
 WARM_UP = 3  # runs that do not count
+REST = "rest of the handler"
 
 # Seconds since 1970: of the choice of a file; of the DOM with all seven pictures, other than before; of their paint.
 WATCH = """
@@ -93,28 +95,43 @@ WATCH = """
 Seconds = dict[str, float]
 
 
+class Call(NamedTuple):
+    """From when to when something ran, in seconds since 1970, and how long without the watched calls within it."""
+
+    name: str
+    start: float
+    end: float
+    own: float
+
+
 class Clock:
-    """What watched functions take, called by one thread at a time: by name, without the watched ones within them."""
+    """Notes the calls of watched functions."""
 
     def __init__(self) -> None:
-        self.seconds: Seconds = defaultdict(float)
-        self.latest: dict[str, tuple[float, float]] = {}  # start and end of the latest call, in seconds since 1970
-        self._within = [0.0]
+        self.calls: list[Call] = []
+        self._here = threading.local()
 
     def watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            self._within.append(0)
+            outer, self._here.within = getattr(self._here, "within", 0.0), 0.0
             start = time.time()
             try:
                 return function(*args, **kwargs)
             finally:
-                self.latest[name] = start, time.time()
-                took = self.latest[name][1] - start
-                self.seconds[name] += took - self._within.pop()
-                self._within[-1] += took
+                end = time.time()
+                self.calls.append(Call(name, start, end, end - start - self._here.within))
+                self._here.within = outer + end - start
 
         return timed
+
+    def own(self, whole: Call) -> Seconds:
+        """What a call and those within it took themselves, by name."""
+        seconds: Seconds = defaultdict(float)
+        for call in self.calls:
+            if whole.start <= call.start and call.end <= whole.end:
+                seconds[call.name] += call.own
+        return seconds
 
     def watch_page(self) -> None:
         """Watch what the page's handlers spend their time on."""
@@ -160,19 +177,19 @@ def measure_upload(visitor: Page, picture: Path, classifier: Classifier, clock: 
         labels.extend(result.title(asked) for asked in result.asked)
 
     def upload() -> None:
-        clock.seconds.clear()
+        clock.calls.clear()
         visitor.evaluate(WATCH)
         visitor.locator("#picture input[type=file]").set_input_files(picture)
         at = visitor.evaluate("painted")
-        start, end = clock.latest["rest of the handler"]
+        asked = next(call for call in clock.calls if call.name == REST)
         taken.update(
             {
                 "browser: the file is chosen": at["uploadStarts"] - at["chosen"],
                 "upload, there and back": at["uploadEnds"] - at["uploadStarts"],
                 "browser: the question is put": at["questionStarts"] - at["uploadEnds"],
-                "queue": start - at["questionStarts"],
-                **clock.seconds,
-                "the answer's way into the page": at["arrived"] - end,
+                "queue": asked.start - at["questionStarts"],
+                **clock.own(asked),
+                "the answer's way into the page": at["arrived"] - asked.end,
                 "browser: decoding and painting": at["painted"] - at["arrived"],
                 "whole": at["painted"] - at["chosen"],
             }
@@ -201,11 +218,10 @@ def measure_class(choose: Callable[..., Any], served: Models, picture: Path, clo
         taken["a forward pass"] = time.perf_counter() - start
 
     def change(name: str, class_: int) -> None:
-        clock.seconds.clear()
-        start = time.perf_counter()
+        clock.calls.clear()
         choose(class_, subject, *Look())
-        taken[f"{name}: the handler"] = time.perf_counter() - start
-        taken[f"{name}: its maps"] = clock.seconds["maps"]
+        taken[f"{name}: the handler"] = clock.calls[-1].end - clock.calls[-1].start
+        taken[f"{name}: its maps"] = clock.own(clock.calls[-1])["maps"]
 
     choose(order[0], subject, *Look())  # what the visitor sees before
     steps = [
@@ -314,13 +330,13 @@ def main() -> None:
         blocks = serve(page.build(served))
         if "upload" in arguments.what:
             ask = handler(blocks, "ask_or_stay")
-            ask.fn = clock.watched("rest of the handler", ask.fn)
+            ask.fn = clock.watched(REST, ask.fn)
             visitor = chromium.new_page(viewport={"width": 1440, "height": 900})
             visitor.goto(blocks.local_url)
             visitor.get_by_role("group", name="Examples").wait_for()
             print_uploads(count, visitor, served.get(served.default), clock)
         if "class" in arguments.what:
-            print_classes(count, handler(blocks, "choose").fn, served, clock)
+            print_classes(count, clock.watched(REST, handler(blocks, "choose").fn), served, clock)
         chromium.close()
     blocks.close()
     if "start" in arguments.what:
