@@ -21,6 +21,7 @@ from timm.models import save_for_hf
 
 import app
 import gradcam
+from gradcam.classifiers import Bundled
 from gradcam.ui import page
 from gradcam.ui.models import Models
 from gradcam.ui.rail import EXAMPLES
@@ -32,6 +33,15 @@ pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.que
 def test_importing_the_package_does_not_import_gradio() -> None:
     code = "import sys, gradcam; assert 'gradio' not in sys.modules; gradcam.launch; assert 'gradio' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_page_is_served_before_any_network_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Bundled] = []
+    monkeypatch.setattr(Bundled, "load", lambda row: made.append(row))
+    page = gradcam.launch("efficientnet_lite0", block=False)
+    assert urlopen(page.local_url).status == 200
+    page.close()
+    assert made == []
 
 
 def test_a_model_that_does_not_exist_ends_in_one_sentence() -> None:
