@@ -1,4 +1,4 @@
-"""Named endpoints for programs, which speak to the page through `gradio_client`."""
+"""Named endpoints for programs, which speak to the page through `gradio_client`, and for assistants, through MCP."""
 
 import functools
 import io
@@ -45,7 +45,12 @@ def build(models: Models) -> None:
 
     @_told
     def predict(picture: gr.FileData, model: str = "") -> list[dict[str, Any]]:
-        """The five classes that a model believes in most: index, label and probability in 0..1."""
+        """The five classes that a model believes in most: index, label and probability in 0..1.
+
+        Args:
+            picture: a photograph.
+            model: one of those that list_models names; its default when empty.
+        """
         seen = subject(picture, model, "", "gradcam", "").seen(models)
         return [asdict(prediction) for prediction in seen.inspection.top()]
 
@@ -53,9 +58,16 @@ def build(models: Models) -> None:
     def explain(
         picture: gr.FileData, model: str = "", class_: str = "", method: str = "gradcam", layer: str = ""
     ) -> tuple[dict[str, Any], gr.FileData]:
-        """Where the evidence for a class (a label or an index; the best by default) is: a record, and the overlay.
+        """Where a model's evidence for a class is: a record, and the overlay.
 
         The record holds the class, the five best, the layer, the box that the network saw, and the map before scaling.
+
+        Args:
+            picture: a photograph.
+            model: one of those that list_models names; its default when empty.
+            class_: a label or an index; the best class when empty.
+            method: how the evidence is read; list_models names the others.
+            layer: where it is read, by the name of a module; found when empty.
         """
         asked = subject(picture, model, class_, method, layer)
         seen = asked.seen(models)

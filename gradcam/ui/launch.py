@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,7 @@ def serve(
             run_history=False,
             enable_monitoring=False,
             pwa=True,
+            mcp_server=auth is None and find_spec("mcp") is not None,  # it would ask nobody for the password
             ssr_mode=False,
             **page.look(),
         )
