@@ -14,7 +14,7 @@ from PIL import Image
 
 from . import render
 from .classifiers import Classifier
-from .explainer import Explainer
+from .explainer import Explainer, ForwardPass
 from .images import read
 from .logits import NO_RIVAL, choose_classes, probabilities
 from .targets import Target
@@ -53,10 +53,18 @@ class Inspection:
         self.picture = read(picture)
         self.classifier = classifier
         tensor, self.framing = classifier.preprocess(self.picture)
-        self._forward = _explainer(classifier, layer).forward(classifier.as_batch(tensor))
+        self._forward = self._run(classifier.as_batch(tensor), layer)
         self.target: Target = self._forward.target
         self.probabilities: NDArray[np.float32] = probabilities(self._forward.logits)[0].cpu().numpy()
         self._kept: dict[tuple[str, Asked], NDArray[np.float32]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network ran."""
+        return self._forward.logits.device
+
+    def _run(self, batch: torch.Tensor, layer: str | None) -> ForwardPass:
+        return explainer_of(self.classifier, layer).forward(batch)
 
     def top(self, count: int = 5) -> list[Prediction]:
         """The `count` classes the network believes in most, best first; all of them when there are fewer."""
@@ -178,7 +186,7 @@ _explainers: WeakKeyDictionary[Classifier, dict[str | None, Explainer]] = WeakKe
 _explainers_lock = Lock()
 
 
-def _explainer(classifier: Classifier, layer: str | None) -> Explainer:
+def explainer_of(classifier: Classifier, layer: str | None) -> Explainer:
     """One explainer for each classifier and layer, so that the target is searched for once."""
     with _explainers_lock:
         mine = _explainers.setdefault(classifier, {})

@@ -91,7 +91,7 @@ def test_a_tool_explains_a_picture(served: Served) -> None:
         ({"picture": "/etc/passwd"}, "Invalid file data format, provide a url"),
         ({"picture": "file:///etc/passwd"}, "Invalid file data format, provide a url"),
         ({"picture": "data:image/png;base64,AAAA"}, "is not a picture"),
-        ({"picture": "http://127.0.0.1:1/x.png"}, "The upstream Gradio app has raised an exception but has not "),
+        ({"picture": "http://127.0.0.1:1/x.png"}, "Pictures are not fetched from addresses: save the "),
         ({"picture": 7}, "Input validation error: 7 is not of type 'string'"),
     ],
 )

@@ -48,7 +48,7 @@ def build(models: Models) -> None:
         """The five classes that a model believes in most: index, label and probability in 0..1.
 
         Args:
-            picture: a photograph.
+            picture: a photograph; from an assistant, as a data URL of at most a megabyte.
             model: one of those that list_models names; its default when empty.
         """
         seen = subject(picture, model, "", "gradcam", "").seen(models)
@@ -63,7 +63,7 @@ def build(models: Models) -> None:
         The record holds the class, the five best, the layer, the box that the network saw, and the map before scaling.
 
         Args:
-            picture: a photograph.
+            picture: a photograph; from an assistant, as a data URL of at most a megabyte.
             model: one of those that list_models names; its default when empty.
             class_: a label or an index; the best class when empty.
             method: how the evidence is read; list_models names the others.

@@ -165,7 +165,7 @@ def _facts(seen: Seen, subject: Subject, truth: str) -> list[tuple[str, str]]:
         ("layer", inspection.target.layer),
         ("grid", f"{width} × {height}"),
         ("time", f"{seen.milliseconds:.0f} ms"),
-        ("device", str(inspection.classifier.device).upper()),
+        ("device", str(inspection.device).upper()),
     ]
 
 

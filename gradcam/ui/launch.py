@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.http_server import LOCALHOST_NAME
-from gradio.utils import get_space
+from gradio.utils import get_space, is_zero_gpu_space
 from PIL import Image
 from torch import nn
 
@@ -20,8 +20,9 @@ from ..errors import ModelError, reason
 from ..labels import read_labels
 from . import desktop as window
 from . import guard, page
-from .models import Models
+from .models import Loaded, Models, here
 from .rail import EXAMPLES
+from .zero import Lender
 
 NO_LINK = "A share link could not be had (is there a network connection?); the page stays up on this machine."
 
@@ -62,6 +63,9 @@ def launch(
     if model is None and (checkpoint or labels):
         raise ModelError("A checkpoint or labels came without a model: name its architecture, such as resnet18.")
     public = public or share or get_space() is not None
+    place: Callable[[Classifier], Loaded] = here
+    if is_zero_gpu_space():
+        device, place = "cpu", Lender()
     own, default, code = None, None, "Classifier(model, labels, preprocess)"
     if isinstance(model, Classifier):
         own, code = model, "classifier"
@@ -75,7 +79,10 @@ def launch(
         code = _code(model, public, checkpoint=checkpoint, labels=labels)
     else:
         default = model
-    models = Models(own, default, device, public, code)
+    models = Models(own, default, device, public, code, place)
+    if is_zero_gpu_space():
+        for name in models.names:  # a fork knows only those that were loaded before it
+            models.get(name)
     blocks = serve(page.build(models, Path(data) if data else None), host, port, share, auth)
     print(f"The page is at {blocks.local_url}", flush=True)
     if share:

@@ -2,9 +2,9 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 
@@ -32,9 +32,9 @@ class Seen:
     milliseconds: what the forward pass took, with reading the picture.
     """
 
-    def __init__(self, picture: Path, classifier: Classifier, layer: str | None) -> None:
+    def __init__(self, inspect: Callable[[], Inspection]) -> None:
         start = time.perf_counter()
-        self.inspection = Inspection(picture, classifier, layer)
+        self.inspection = inspect()
         self.milliseconds = 1000 * (time.perf_counter() - start)
 
     @cached_property
@@ -65,16 +65,17 @@ class Seen:
 class Loaded:
     """A classifier, and what it saw last.
 
-    target: where its evidence is read; None when no layer is found, and one must be named.
+    target: where its evidence is read; None when that is not known beforehand.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.classifier = classifier
-        self.target: Target | None = None
-        with suppress(TargetError):  # the search takes several forward passes, which no time on the page should hold
-            self.target = Inspection(Image.new("RGB", (64, 64)), classifier).target
+    def __init__(self, classifier: Classifier, target: Target | None = None) -> None:
+        self.classifier, self.target = classifier, target
         self._seen: OrderedDict[tuple[Path, str | None], Seen] = OrderedDict()
         self._lock = Lock()
+
+    def inspect(self, picture: Path, layer: str | None) -> Inspection:
+        """Run the network. Raises PictureError, TargetError."""
+        return Inspection(picture, self.classifier, layer)
 
     @cached_property
     def stages(self) -> list[Target]:
@@ -89,7 +90,7 @@ class Loaded:
                 self._seen.move_to_end(key)
                 return self._seen[key]
         go_on()
-        seen = Seen(picture, self.classifier, layer)
+        seen = Seen(partial(self.inspect, picture, layer))
         with self._lock:
             self._seen[key] = seen
             while len(self._seen) > 1 and (len(self._seen) > MOST_PICTURES or self._pixels() > MOST_PIXELS):
@@ -101,11 +102,20 @@ class Loaded:
         return sum(width * height for width, height in sizes)
 
 
+def here(classifier: Classifier) -> Loaded:
+    """A classifier whose network runs in this process."""
+    target = None
+    with suppress(TargetError):  # the search takes several forward passes, which no time on the page should hold
+        target = Inspection(Image.new("RGB", (64, 64)), classifier).target
+    return Loaded(classifier, target)
+
+
 class Models:
     """The classifiers the page offers, by name: loaded when asked for, one at a time, the least recently used goes.
 
     own: the user's own classifier, which always stays. default: the name of the one to start with. public: strangers
-    visit, who may have the bundled models and `own`, and nothing else. own_code: the Python that makes `own`.
+    visit, who may have the bundled models and `own`, and nothing else. own_code: the Python that makes `own`. place:
+    says where networks run.
     """
 
     def __init__(
@@ -115,9 +125,11 @@ class Models:
         device: str | torch.device | None = None,
         public: bool = False,
         own_code: str = "",
+        place: Callable[[Classifier], Loaded] = here,
     ) -> None:
         self.device, self.public = device, public
-        self._own = Loaded(own) if own else None
+        self._place = place
+        self._own = place(own) if own else None
         self._own_code = own_code
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock, self._loading = Lock(), Lock()
@@ -136,7 +148,7 @@ class Models:
             if (found := self._find(name)) is not None:
                 return found
             go_on()
-            loaded = Loaded(load(name, device=self.device))
+            loaded = self._place(load(name, device=self.device))
             with self._lock:
                 self._loaded[name] = loaded
                 while len(self._loaded) > MOST_MODELS:

@@ -80,7 +80,7 @@ class Rail:
                 return handler(*args, **kwargs)
             except (ModelError, PictureError, TargetError, DataError) as error:
                 return {self.notice: markup.notice(str(error))}
-            except gr.Error:  # nobody is there to be told
+            except gr.Error:  # nobody is there to be told; or ZeroGPU has none to lend, and says so itself
                 raise
             except Exception:
                 logging.getLogger(__name__).exception("The page could not answer.")
