@@ -176,8 +176,8 @@ map is that of the network's answer, enlarged to the picture's pixels. A map tha
 The share of right answers that change when {DELETED:.0%} of a picture's pixels are replaced by the mean colour of the
 training pictures: those with the most evidence for the answer, and those with the least; for comparison, those with the
 most evidence in another picture, drawn at random (regions of the same shapes, also mostly in the middle), and the
-highest in a random map with as many cells (regions anywhere). Regions compare with regions: single pixels drawn at
-random are damage of another kind, which hides no region and disturbs every texture of the picture.
+highest in a random map with as many cells (regions anywhere); and single pixels drawn at random. The network has seen
+both kinds of holes in training, squares and single pixels, so an answer changes for what is missing, not for the hole.
 
 {measured.flips_table()}
 """
