@@ -3,10 +3,12 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,6 +142,118 @@ def test_what_is_taken_along_is_what_is_shown(page: Page, tmp_path: Path, monkey
     exec(lines)
     shown = np.asarray(Image.open(files[".png"]), int)
     assert np.abs(shown - np.asarray(Image.open("evidence.png"))).max() <= 1
+
+
+def clipboard(page: Page) -> str:
+    return str(page.evaluate("navigator.clipboard.readText()"))
+
+
+def test_links_and_code_are_copied(visit: Visit) -> None:
+    page = visit("?picture=lion")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(".answer").nth(1).click()
+    expect(page).to_have_url(re.compile("class=" + answers(page)[1].replace(" ", r"\+")))
+    button = page.locator("#save .copy")
+    button.click()
+    expect(button).to_have_text("Copied")
+    button.click()
+    expect(button).to_have_text("Copy link")
+    assert clipboard(page) == page.url
+    page.get_by_role("button", name="The same in Python").click()
+    page.get_by_role("button", name="Copy", exact=True).click()
+    assert clipboard(page) == page.locator(".code").inner_text()
+
+
+PICTURE = """async data => {
+    const picture = await (await fetch(data)).blob()
+    window.picture = new File([picture], 'lion.jpg', { type: picture.type })
+    const bitmap = await createImageBitmap(picture)
+    const canvas = new OffscreenCanvas(bitmap.width, bitmap.height)
+    canvas.getContext('2d').drawImage(bitmap, 0, 0)
+    const png = await canvas.convertToBlob()
+    await navigator.clipboard.write([new ClipboardItem({ 'image/png': png })])
+}"""
+DROP = """element => {
+    const dataTransfer = new DataTransfer()
+    dataTransfer.items.add(window.picture)
+    element.dispatchEvent(new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true }))
+}"""
+
+
+def test_a_picture_is_pasted_or_dropped_anywhere(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate(PICTURE, f"data:image/jpeg;base64,{base64.b64encode(LION.read_bytes()).decode()}")
+    for arrives in (
+        lambda: page.keyboard.press("Control+V"),
+        lambda: page.get_by_role("button", name="Paste from clipboard").click(),
+        lambda: page.locator(".empty").evaluate(DROP),
+    ):
+        arrives()
+        expect(page.locator(".comparison .evidence")).to_have_attribute("alt", "Where the evidence for lion is")
+        page.get_by_role("button", name="Remove Image").click()
+        page.locator(".empty").wait_for()
+        page.get_by_role("button", name="Upload file").click()
+
+
+def test_a_picture_from_the_camera(page: Page) -> None:
+    page.get_by_role("button", name="Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#picture video').videoWidth > 0")
+    page.get_by_role("button", name="capture photo").click()
+    expect(page.locator(".answer")).to_have_count(5)
+    width, height = page.locator("#picture img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    expect(page.locator(".comparison")).to_have_attribute("style", f"--ratio: {width / height:.4f}")
+
+
+def test_what_was_not_seen_and_the_facts(visit: Visit) -> None:
+    page = visit("?picture=lion&class=tiger")
+    result = gradcam.explain(LION, gradcam.load("efficientnet_lite0"), classes=["tiger"])
+    left, top, right, bottom = (round(edge) for edge in result.inspection.framing.box)
+    assert (left, top, right, bottom) == (16, 16, 240, 240)
+    expect(page.locator(".answer")).to_have_count(5)
+    colourful = np.ptp(evidence(page).astype(int), axis=2)
+    outside = np.ones((256, 256), bool)
+    outside[top - 2 : bottom + 2, left - 2 : right + 2] = False
+    assert colourful[outside].max() <= 10
+    assert np.median(colourful[~outside]) >= 20
+    grey = np.asarray(Image.open(LION).convert("L"), int)
+    assert np.abs(evidence(page).mean(axis=2) - grey / 2)[outside].mean() < 2
+
+    chance = f"{100 * result.inspection.prediction('tiger').probability:.1f} %"
+    values = page.locator("#facts dd")
+    expect(values).to_have_text(["tiger", chance, "bn2", "7 × 7", re.compile(r"^\d+ ms$"), "CPU"])
+
+
+def test_the_slider_stays_and_the_scale_and_contour_are_as_said(visit: Visit) -> None:
+    page = visit("?picture=lion")
+    large, slider = page.locator(".comparison .evidence"), page.locator(".comparison input")
+    slider.fill("40")
+    label = answers(page)[1]
+    page.locator(".answer").nth(1).click()
+    expect(large).to_have_attribute("alt", f"Where the evidence for {label} is")
+    expect(slider).to_have_value("40")
+    assert large.evaluate("image => getComputedStyle(image).clipPath") == "inset(0px 0px 0px 40%)"
+
+    result = gradcam.explain(LION, gradcam.load("efficientnet_lite0"), classes="top5")
+    drawn = [result.overlay(label, full=full, contour=at) for full in (result.full, None) for at in (None, 0.25)]
+    expected = [np.asarray(picture, int) for picture in drawn]
+
+    def nearest() -> int:
+        errors = [np.abs(evidence(page) - picture).mean() for picture in expected]
+        assert min(errors) < 1.5
+        return int(np.argmin(errors))
+
+    def change(act: Callable[[], Any]) -> int:
+        before = str(large.get_attribute("src"))
+        act()
+        expect(large).not_to_have_attribute("src", before)
+        return nearest()
+
+    contour, own = page.get_by_label("number input for Contour"), page.get_by_label("Own scale")
+    assert nearest() == 0
+    assert change(own.check) == 2
+    assert change(lambda: (contour.fill("0.25"), contour.press("Enter"))) == 3
+    assert change(own.uncheck) == 1
 
 
 def test_a_link_brings_the_state_back(visit: Visit) -> None:
