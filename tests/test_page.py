@@ -114,6 +114,16 @@ def test_new_classes_and_new_looks_run_no_network(page: Page, served: Served) ->
         assert passes == []
 
 
+def test_a_picture_that_replaces_another_is_looked_at_once(page: Page, served: Served) -> None:
+    upload(page, LION)
+    large = page.locator(".comparison .evidence")
+    expect(large).to_have_attribute("alt", "Where the evidence for lion is")
+    with forward_passes(served) as passes:
+        upload(page, EXAMPLES[0])
+        expect(large).to_have_attribute("alt", "Where the evidence for cheetah is")
+        assert passes == [1]
+
+
 def test_what_is_taken_along_is_what_is_shown(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upload(page, LION)
     page.locator(".answer").nth(1).click()

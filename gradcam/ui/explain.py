@@ -96,9 +96,18 @@ def build(rail: Rail, models: Models) -> list[Any]:
             results: gr.update(visible=True),
         }
 
-    def ask_or_stay(picture: Any, model: str, layer: str, method: str, before: Subject | None, *rest: Any) -> Updates:
+    def ask_or_stay(
+        under_way: list[Any], picture: Any, model: str, layer: str, method: str, before: Subject | None, *rest: Any
+    ) -> Updates:
         """As `ask`; where that fails, everything stays as it was before, and the sentence says why."""
-        updates = rail.told(ask)(picture, model, layer, method, before, *rest)
+        question = [picture, model, layer, method]
+        if question == under_way:
+            return {rail.notice: gr.skip()}
+        under_way[:] = question
+        try:
+            updates = rail.told(ask)(*question, before, *rest)
+        finally:
+            under_way.clear()
         if rail.subject in updates or updates[rail.notice] == gr.skip():
             return updates
         return updates | {
@@ -128,7 +137,9 @@ def build(rail: Rail, models: Models) -> list[Any]:
 
     outputs = [rail.subject, rail.wanted, rail.notice, rail.picture, rail.model, rail.about, rail.method, rail.layer]
     outputs += [empty, results, comparison, hint, facts, answers, every_class, saved.link, saved.code]
-    asked = [rail.picture, rail.model, rail.layer, rail.method, rail.subject, rail.wanted]
+    # Where one picture replaces another, Gradio empties its place first: two changes, which both ask about the new one.
+    under_way = gr.State([])
+    asked = [under_way, rail.picture, rail.model, rail.layer, rail.method, rail.subject, rail.wanted]
     gr.on(
         [rail.picture.change, rail.model.input, rail.layer.input, rail.method.input],
         ask_or_stay,
