@@ -181,7 +181,7 @@ def measure_upload(visitor: Page, picture: Path, classifier: Classifier, clock: 
         visitor.evaluate(WATCH)
         visitor.locator("#picture input[type=file]").set_input_files(picture)
         at = visitor.evaluate("painted")
-        asked = next(call for call in clock.calls if call.name == REST)
+        asked = max((call for call in clock.calls if call.name == REST), key=lambda call: call.end - call.start)
         taken.update(
             {
                 "browser: the file is chosen": at["uploadStarts"] - at["chosen"],
@@ -196,6 +196,7 @@ def measure_upload(visitor: Page, picture: Path, classifier: Classifier, clock: 
         )
 
     for step in random.sample([bare, upload], 2):
+        visitor.wait_for_timeout(500)  # what the page asks after an answer, and nobody waits for, is over
         step()
     if (shown := visitor.locator(".answer .label").all_inner_texts()) != labels:
         raise SystemExit(f"The page shows {shown} and the bare pipeline {labels}.")
