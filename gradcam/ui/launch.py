@@ -1,10 +1,11 @@
 """From arguments to a page that is being served."""
 
+import ctypes
 import io
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,12 @@ def _check_address(host: str, port: int | None) -> None:
         raise OSError(f"The page cannot be served at {place} ({why}): choose another host or port.") from error
 
 
+def _share_heaps() -> None:
+    """Have threads share two heaps: glibc gives each its own otherwise, and with 16 visitors memory grew by a tenth."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").mallopt(-8, 2)  # M_ARENA_MAX
+
+
 def serve(
     blocks: gr.Blocks,
     host: str | None = None,
@@ -126,6 +133,7 @@ def serve(
     auth: tuple[str, str] | None = None,
 ) -> gr.Blocks:
     """Start the server of a page, and return."""
+    _share_heaps()
     with redirect_stdout(io.StringIO()):  # where no link can be had, gradio tells of a binary to be downloaded by hand
         blocks.launch(
             server_name=host,
