@@ -140,7 +140,7 @@ def test_strangers_are_not_told_where_the_files_lie(tmp_path: Path, monkeypatch:
     (place / "names.txt").write_text("a\nb\nc\n", "utf-8")
     built: list[Models] = []
     build = page.build
-    monkeypatch.setattr(page, "build", lambda models: built.append(models) or build(models))
+    monkeypatch.setattr(page, "build", lambda models, data: built.append(models) or build(models, data))
     for model, files, name, code in (
         (f"local-dir:{place}", {}, "ResNet", "load('local-dir:folder')"),
         (
