@@ -1,10 +1,14 @@
-"""What is wrong with a model, told in one sentence."""
+"""What is wrong with what somebody gave, told in one sentence."""
 
 import difflib
 from collections.abc import Sequence
 
 
-class ModelError(ValueError):
+class InputError(ValueError):
+    """Something that was given cannot be used; the message tells who gave it what is wrong and what to do."""
+
+
+class ModelError(InputError):
     """A model, its weights, its labels or a class of it cannot be had; the message says what to do."""
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
+from .errors import InputError
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_BYTES = 256 * 2**20
 MAX_PIXELS = 65_000_000
@@ -20,7 +22,7 @@ Image.init()  # fills Image.OPEN, before any thread reads it
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
 
 
-class PictureError(ValueError):
+class PictureError(InputError):
     """A picture cannot be read; the message is one sentence that can be shown to anybody."""
 
 

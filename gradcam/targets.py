@@ -12,7 +12,6 @@ differ from the first in the left, right, upper and lower half, records the outp
 - when the grid is smaller than 4 cells on a side, the search goes on to an earlier, larger one.
 """
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import InputError, suggest
 from .logits import logits_of
 
 LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
@@ -36,7 +36,7 @@ NO_GRADIENT = (
 )
 
 
-class TargetError(ValueError):
+class TargetError(InputError):
     """No output of the network can be read as a map of the picture; the message says what was seen."""
 
 
@@ -90,9 +90,8 @@ def find_target(model: nn.Module, input_size: tuple[int, int, int], layer: str |
         raise TargetError("layer is a module; give its name, as in model.named_modules().")
     modules = {name: module for name, module in model.named_modules() if name}
     if layer is not None and layer not in modules:
-        close = difflib.get_close_matches(str(layer)[:80], modules, n=3, cutoff=0.3)
-        hint = f"close to it: {', '.join(close)}" if close else "model.named_modules() lists them"
-        raise TargetError(f"the network has no layer {str(layer)[:80]!r}; {hint}.")
+        hint = suggest(str(layer), list(modules)) or "; model.named_modules() lists them."
+        raise TargetError(f"the network has no layer {str(layer)[:80]!r}{hint}")
     with torch.inference_mode(False), torch.enable_grad():
         probe = _Probe(model, input_size)
         return probe.choose() if layer is None else probe.read(layer)

@@ -235,7 +235,7 @@ def test_a_picture_whose_name_is_no_text_is_explained(tmp_path: Path, own: list[
         (["--class", "kat"], "test_resnet has no class 'kat'; did you mean cat? (a label or an index from 0 to 3)."),
         (["--versus", "4"], "test_resnet has no class 4: its 4 classes are 0 to 3."),
         (["--method", "magic"], "there is no method 'magic'; choose one of gradcam, gradcam++"),
-        (["--layer", "layer5"], "the network has no layer 'layer5'; close to it: layer4"),
+        (["--layer", "layer5"], "the network has no layer 'layer5'; did you mean layer4"),
         (["--model", "test_resnets"], "There is no model 'test_resnets'; did you mean test_resnet"),
         (["--checkpoint", "nowhere.pth"], "There is no checkpoint nowhere.pth."),
         (["--labels", "nowhere.txt"], "The labels nowhere.txt cannot be opened (No such file or directory)."),

@@ -251,7 +251,7 @@ def test_no_spatial_layer_lists_what_was_seen() -> None:
 
 
 def test_unknown_layer_names_close_ones() -> None:
-    with pytest.raises(TargetError, match=r"no layer 'layer5'; close to it: .*layer4"):
+    with pytest.raises(TargetError, match=r"no layer 'layer5'; did you mean .*layer4"):
         find_target(timm.create_model("resnet18").eval(), (3, 64, 64), "layer5")
 
 

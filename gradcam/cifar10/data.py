@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
-from ..errors import reason
+from ..errors import InputError, reason
 from ..images import PictureError, read
 from .network import CLASSES
 
@@ -17,7 +17,7 @@ Split = tuple[Tensor, Tensor]  # (N, 3, 32, 32) uint8 pictures, (N,) int64 class
 DOWNLOADS = Path.home() / ".cache" / "gradcam" / "cifar10"
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """The data set is missing, incomplete or not CIFAR-10; the message says what to do."""
 
 

@@ -9,10 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 from gradio.events import api
 
-from ..errors import ModelError
-from ..images import PictureError
+from ..errors import InputError, ModelError
 from ..methods import METHODS
-from ..targets import TargetError
 from . import save
 from .guard import DECODES
 from .models import Models
@@ -89,7 +87,7 @@ def _told(endpoint: Callable[P, R]) -> Callable[P, R]:
     def telling(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return endpoint(*args, **kwargs)
-        except (ModelError, PictureError, TargetError) as error:
+        except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
     return telling

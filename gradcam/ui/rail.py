@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 import gradio as gr
 from PIL import Image, ImageOps
 
-from ..cifar10.data import DataError
-from ..errors import ModelError
+from ..errors import InputError
 from ..images import PictureError, read
 from ..methods import METHODS
-from ..targets import TargetError
 from . import markup
 from .examples import NETWORK, Example, Examples
 from .guard import ABSENT, FAILED, is_uploaded
@@ -78,7 +76,7 @@ class Rail:
         def telling(*args: Any, **kwargs: Any) -> Updates:
             try:
                 return handler(*args, **kwargs)
-            except (ModelError, PictureError, TargetError, DataError) as error:
+            except InputError as error:
                 return {self.notice: markup.notice(str(error))}
             except gr.Error:  # nobody is there to be told; or ZeroGPU has none to lend, and says so itself
                 raise

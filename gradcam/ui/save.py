@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -15,6 +14,7 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from .. import __version__
+from ..batch import safe
 from . import markup
 from .look import Look
 from .models import Models, Seen
@@ -89,8 +89,8 @@ def build(rail: Rail, models: Models, looks: list[Any]) -> Save:
 def saved(content: io.BytesIO, seen: Seen, subject: Subject, ending: str) -> str:
     """The path of a file for the visitor, named after the picture and the class."""
     label = seen.inspection.classifier.labels[subject.class_]
-    name = re.sub(r"[^\w-]+", "-", f"{subject.picture.stem}-{label}")[:80].strip("-")
-    return save_bytes_to_cache(content.getvalue(), f"{name}-{ending}", get_upload_folder())
+    name = f"{safe(subject.picture.stem)}-{safe(label)}-{ending}"
+    return save_bytes_to_cache(content.getvalue(), name, get_upload_folder())
 
 
 def described(seen: Seen, subject: Subject) -> dict[str, Any]:
