@@ -12,42 +12,78 @@ PATCHES = 16  # components that the whitening layer keeps
 FLOOR = 0.03  # added to their variances, so that edges of cut-outs do not drown everything else
 
 
+class MirroredConv(nn.Conv2d):
+    """3x3 convolution that treats left and right alike.
+
+    Its maps come in pairs: channel i + C/2 shows what channel i would show of the mirrored picture, mirrored back.
+    Only the first half of the filters is learned. The second half is the first, mirrored and applied to the twins, so
+    the outputs come in pairs again (a group convolution, Cohen & Welling 2016, over the group of the mirror).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs // 2, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H, W)."""
+        twins = self.weight.flip(3).roll(self.in_channels // 2, 1)
+        return F.conv2d(x, torch.cat([self.weight, twins]), padding=1)
+
+
+class MirroredNorm(nn.BatchNorm2d):
+    """Batch normalisation without a scale in which the two channels of a pair share mean, variance and bias."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels // 2, momentum=0.4)
+        self.weight.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same."""
+        count, channels, height, width = x.shape
+        # Twins side by side, as one map of twice the width: no copy where the channels come last in memory.
+        pairs = x.permute(0, 2, 3, 1).reshape(count, height, 2 * width, channels // 2)
+        normed = super().forward(pairs.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return normed.reshape(count, height, width, channels).permute(0, 3, 1, 2)
+
+
 def conv_norm_act(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential:
-    """3x3 convolution, an optional 2x2 max pooling, batch normalisation without a scale, GELU."""
-    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)]
+    """3x3 convolution, an optional 2x2 max pooling, batch normalisation, GELU; all blind to left and right."""
+    layers: list[nn.Module] = [MirroredConv(inputs, outputs)]
     if pool:
         layers.append(nn.MaxPool2d(2))
-    norm = nn.BatchNorm2d(outputs, momentum=0.4)
-    norm.weight.requires_grad_(False)
-    return nn.Sequential(*layers, norm, nn.GELU())
+    return nn.Sequential(*layers, MirroredNorm(outputs), nn.GELU())
 
 
-class Whitening(nn.Sequential):
-    """3x3 patches as their principal components, of one variance, and the negatives of these, then GELU.
+class Whitening(nn.Module):
+    """Uncorrelated views of 3x3 patches, all of one variance, and the views of the mirrored patches; then GELU.
 
-    (B, 3, H, W) -> (B, 32, H, W). Fitted once, before training (Page 2019, "How to train your ResNet"); only the
-    bias is trained.
+    (B, 3, H, W) -> (B, 32, H, W), paired as MirroredConv wants them. Fitted once, before training (Page 2019, "How to
+    train your ResNet"); only the bias is trained.
     """
 
     def __init__(self) -> None:
-        convolution = nn.Conv2d(3, 2 * PATCHES, 3, padding=1)
-        convolution.weight.requires_grad_(False)
-        assert convolution.bias is not None
-        nn.init.zeros_(convolution.bias)
-        super().__init__(convolution, nn.GELU())
+        super().__init__()
+        self.filters = nn.Parameter(torch.empty(2 * PATCHES, 3, 3, 3), requires_grad=False)
+        nn.init.dirac_(self.filters, groups=8)  # until it is fitted, the colours themselves
+        self.bias = nn.Parameter(torch.zeros(PATCHES))
 
     @torch.no_grad()
     def fit(self, pictures: Tensor) -> None:
-        """Take the components from (N, 3, H, W) normalised pictures.
+        """Take the views from (N, 3, H, W) normalised pictures: their principal components, rotated at random.
 
-        The 16 strongest of 27 are kept: the others hold little but what lossy compression left.
+        The 16 strongest of 27 are kept: the others hold little but what lossy compression left. Each is symmetric or
+        antisymmetric, its own mirror image but for the sign; it takes the rotation to make two views of the pair.
         """
-        patches = F.unfold(pictures, 3).transpose(1, 2).flatten(0, 1)
+        both = torch.cat([pictures, pictures.flip(3)])
+        patches = F.unfold(both, 3).transpose(1, 2).flatten(0, 1)
         variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
-        strongest = (components / (variances + FLOOR).sqrt()).T[-PATCHES:].view(PATCHES, 3, 3, 3)
-        convolution = self[0]
-        assert isinstance(convolution, nn.Conv2d)
-        convolution.weight.copy_(torch.cat([strongest, -strongest]))
+        strongest = (components / (variances + FLOOR).sqrt()).T[-PATCHES:]
+        rotation = nn.init.orthogonal_(torch.empty(PATCHES, PATCHES)).to(strongest.device)
+        views = (rotation @ strongest).view(PATCHES, 3, 3, 3)
+        self.filters.copy_(torch.cat([views, views.flip(3)]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 32, H, W)."""
+        return F.gelu(F.conv2d(x, self.filters, self.bias.repeat(2), padding=1))
 
 
 class Stage(nn.Module):
@@ -65,10 +101,11 @@ class Stage(nn.Module):
 
 
 class Cifar10Net(nn.Module):
-    """(B, 3, 32, 32) normalised pictures -> (B, 10) logits; 3.2 million parameters.
+    """(B, 3, 32, 32) normalised pictures -> (B, 10) logits; 3.6 million parameters.
 
     The grid shrinks 32 -> 16 -> 8 and then stays: the last stage works at 8x8, so a map on a
     32x32 picture has 64 cells to say something with (a usual ImageNet design would leave one).
+    A picture and its mirror image get the same logits, and mirrored maps, by construction.
     Global average pooling and one linear layer follow, which makes Grad-CAM on the last stage
     exact: the weights alpha_k are the classifier's own weights divided by the number of cells.
     """
@@ -76,15 +113,16 @@ class Cifar10Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.whitening = Whitening()
-        self.stage1 = Stage(2 * PATCHES, 64, pool=True)
-        self.stage2 = Stage(64, 256, pool=True)
-        self.stage3 = Stage(256, 256, pool=False)
-        self.head = nn.Linear(256, len(CLASSES))
+        self.stage1 = Stage(2 * PATCHES, 96, pool=True)
+        self.stage2 = Stage(96, 384, pool=True)
+        self.stage3 = Stage(384, 384, pool=False)
+        self.head = nn.Linear(192, len(CLASSES))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) as `normalise` returns them -> (B, 10) logits, in the order of CLASSES."""
         x = self.stage3(self.stage2(self.stage1(self.whitening(x))))
-        return self.head(x.mean(dim=(2, 3)))
+        one, twin = x.mean(dim=(2, 3)).chunk(2, dim=1)
+        return self.head((one + twin) / 2)
 
 
 def normalise(pictures: Tensor) -> Tensor:
