@@ -120,7 +120,7 @@ def test_deleted_pixels_take_the_mean_colour(
         slow_answer(classifier.model, picture, mask.numpy()) for picture, mask in zip(pictures, deleted, strict=True)
     ]
     assert answers_without(deleted, pictures, classifier.model).tolist() == expected
-    assert len(set(expected)) > 1
+    assert len(set(expected)) > 2
 
 
 @pytest.mark.parametrize(("name", "sign"), [("most evidence", 1), ("least evidence", -1)])
