@@ -16,8 +16,8 @@ class MirroredConv(nn.Conv2d):
     """3x3 convolution that treats left and right alike.
 
     Its maps come in pairs: channel i + C/2 shows what channel i would show of the mirrored picture, mirrored back.
-    Only the first half of the filters is learned. The second half is the first, mirrored and applied to the twins, so
-    the outputs come in pairs again (a group convolution, Cohen & Welling 2016, over the group of the mirror).
+    One set of filters makes both, so a pair costs the parameters of one channel (a group convolution, Cohen & Welling
+    2016, over the group of the mirror).
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -25,8 +25,9 @@ class MirroredConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H, W)."""
-        twins = self.weight.flip(3).roll(self.in_channels // 2, 1)
-        return F.conv2d(x, torch.cat([self.weight, twins]), padding=1)
+        # The picture is mirrored, not the filters: for one picture there are far fewer numbers to move.
+        mirrored = x.flip(3).roll(self.in_channels // 2, 1)
+        return torch.cat([super().forward(x), super().forward(mirrored).flip(3)], 1)
 
 
 class MirroredNorm(nn.BatchNorm2d):
