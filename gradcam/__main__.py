@@ -185,6 +185,12 @@ def train_cifar10(
     epochs: Annotated[int, typer.Option(min=1)] = Recipe.epochs,
     seed: Annotated[int, typer.Option(min=0)] = Recipe.seed,
     batch_size: Annotated[int, typer.Option(min=1)] = Recipe.batch_size,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Weights of an earlier run: the network starts from them and learns what they answer."
+        ),
+    ] = None,
     run: Annotated[
         Path, typer.Option(metavar="DIR", file_okay=False, help="Where the checkpoint lies; it continues a run.")
     ] = Path("runs/cifar10"),
@@ -205,7 +211,8 @@ def train_cifar10(
     It is measured on the test pictures once, at the end. Ctrl-C stops it after the step under way; the same command
     continues, and ends with the same bits as a run that was never stopped.
     """
-    place, recipe, checkpoint = choose_device(device), Recipe(epochs, seed, batch_size), run / "checkpoint.pt"
+    recipe = Recipe(epochs, seed, batch_size, str(teacher or ""))
+    place, checkpoint = choose_device(device), run / "checkpoint.pt"
     training = read_split("train", data)
     if validation:
         training, held_out = _hold_back(training, validation)

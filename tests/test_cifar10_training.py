@@ -6,9 +6,11 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from gradcam.cifar10 import training
 from gradcam.cifar10.data import Split
 from gradcam.cifar10.network import MEAN, STD, Cifar10Net
 from gradcam.cifar10.training import Interrupted, Progress, Recipe, Training, augment, train
+from gradcam.errors import ModelError
 
 RECIPE = Recipe(epochs=2, batch_size=10)  # on 30 pictures three steps an epoch
 CPU = torch.device("cpu")
@@ -104,7 +107,7 @@ def test_another_seed_gives_another_network(
 
 @pytest.mark.parametrize("change", [{"epochs": 3}, {"seed": 1}, {"cutout": 0}, {"muon_lr": 0.2}])
 def test_the_checkpoint_of_another_recipe_is_refused(
-    data: Split, whole_run: tuple[dict[str, Tensor], list[Progress], Path], change: dict[str, float]
+    data: Split, whole_run: tuple[dict[str, Tensor], list[Progress], Path], change: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match=r"checkpoint\.pt belongs to another run .*; give the settings it was started"):
         train(data, replace(RECIPE, **change), whole_run[2], CPU, ignore)
@@ -186,26 +189,27 @@ def test_a_checkpoint_that_breaks_off_in_the_middle_leaves_the_one_before(
     assert list(tmp_path.iterdir()) == [checkpoint]
 
 
-def slow_augment(pictures: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One picture at a time, from the description: move (the border reflected), then a square of another, or blanks."""
-    count, _, height, width = pictures.shape
+def slow_augment(pictures: Tensor, side: int, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One picture at a time, from the description: a window (the border reflected), a square of another, or blanks."""
+    count, _, whole, _ = pictures.shape
     moves = torch.randint(2 * recipe.shift + 1, (2, count, 1), generator=generator)[:, :, 0].tolist()
     way, share = torch.rand(2, count, generator=generator).tolist()
-    centres = torch.randint(height, (2, count, 1), generator=generator)[:, :, 0].tolist()
-    chances = torch.rand(count, height, width, generator=generator)
+    centres = torch.randint(side, (2, count, 1), generator=generator)[:, :, 0].tolist()
+    chances = torch.rand(count, side, side, generator=generator)
     border = (recipe.shift, recipe.shift)
     moved = []
     for i, picture in enumerate(pictures.numpy()):
         wide = np.pad(picture, ((0, 0), border, border), mode="reflect")
-        moved.append(wide[:, moves[0][i] : moves[0][i] + height, moves[1][i] : moves[1][i] + width])
+        top, left = ((whole - side) // 2 + move[i] for move in moves)
+        moved.append(wide[:, top : top + side, left : left + side])
     out, own = [], []
     for i in range(count):
-        picture, kept = moved[i].copy(), height * width
-        side = round(share[i] ** 0.5 * height) if way[i] < recipe.mixed else recipe.cutout
-        top, left = (centres[axis][i] - side // 2 for axis in (0, 1))
-        for y in range(height):
-            for x in range(width):
-                in_square = top <= y < top + side and left <= x < left + side
+        picture, kept = moved[i].copy(), side * side
+        edge = round(share[i] ** 0.5 * side) if way[i] < recipe.mixed else recipe.cutout
+        top, left = (centres[axis][i] - edge // 2 for axis in (0, 1))
+        for y in range(side):
+            for x in range(side):
+                in_square = top <= y < top + edge and left <= x < left + edge
                 if way[i] < recipe.mixed:
                     if in_square:
                         picture[:, y, x] = moved[i - 1][:, y, x]
@@ -213,48 +217,86 @@ def slow_augment(pictures: Tensor, recipe: Recipe, generator: torch.Generator) -
                 elif chances[i, y, x] < share[i] / 4 if way[i] >= 1 - recipe.speckled else in_square:
                     picture[:, y, x] = 0
         out.append(torch.from_numpy(picture))
-        own.append(kept / (height * width))
+        own.append(kept / (side * side))
     return torch.stack(out), torch.tensor(own)
 
 
+@pytest.mark.parametrize("side", [32, 24])
 @pytest.mark.parametrize(
     "recipe", [Recipe(), Recipe(shift=2, cutout=5, speckled=0), Recipe(cutout=0, mixed=0), Recipe(mixed=1, speckled=0)]
 )
-def test_augmentation_is_what_a_slow_loop_makes(recipe: Recipe) -> None:
+def test_augmentation_is_what_a_slow_loop_makes(recipe: Recipe, side: int) -> None:
     pictures = torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     given = [torch.Generator().manual_seed(2) for _ in range(2)]
-    found, own = augment(pictures, recipe, given[0])
-    expected, expected_own = slow_augment(pictures, recipe, given[1])
+    found, own = augment(pictures, side, recipe, given[0])
+    expected, expected_own = slow_augment(pictures, side, recipe, given[1])
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     torch.testing.assert_close(own, expected_own, rtol=0, atol=1e-6)
 
 
-def test_the_loss_weighs_both_labels_by_the_area_they_have(data: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def teacher(tmp_path: Path) -> tuple[Cifar10Net, str]:
+    """A network that was never trained but has opinions, and the file of its weights."""
+    torch.manual_seed(7)
+    network = Cifar10Net().eval()
+    network.head.weight.data *= 100  # an untrained network believes in all classes alike: no label would matter
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "teacher.safetensors")
+    return network, str(tmp_path / "teacher.safetensors")
+
+
+def test_a_taught_network_starts_as_its_teacher(data: Split, teacher: tuple[Cifar10Net, str]) -> None:
+    run = Training(data, replace(RECIPE, teacher=teacher[1]), CPU)
+    for name, tensor in teacher[0].state_dict().items():
+        assert torch.equal(run.network.state_dict()[name], tensor), name
+        assert torch.equal(run.average.module.state_dict()[name], tensor), name
+    run.advance()
+    assert run.teacher is not None
+    assert all(torch.equal(run.teacher.state_dict()[name], tensor) for name, tensor in teacher[0].state_dict().items())
+    assert not torch.equal(run.network.head.weight, teacher[0].head.weight)
+
+
+@pytest.mark.parametrize("taught", [0, 0.7])
+def test_the_loss_weighs_both_labels_by_the_area_they_have_and_the_teachers_answer(
+    data: Split, teacher: tuple[Cifar10Net, str], monkeypatch: pytest.MonkeyPatch, taught: float
+) -> None:
     batch: list[Tensor] = []
 
-    def watch(pictures: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        batch.extend(augment(pictures, recipe, generator))
+    def watch(pictures: Tensor, side: int, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        batch.extend(augment(pictures, side, recipe, generator))
         means = (pictures * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]).flatten(1).mean(1)
         batch.append((means * 255 / 25 - 10 / 25).round().long())  # of each class there is one grey
         return batch[0], batch[1]
 
     monkeypatch.setattr(training, "augment", watch)
-    run = Training(data, RECIPE, CPU)
-    run.network.head.weight.data *= 100  # an untrained network believes in all classes alike: no label would matter
-    reference = Cifar10Net()
-    reference.load_state_dict(run.network.state_dict())
+    run = Training(data, replace(RECIPE, teacher=teacher[1] if taught else ""), CPU)
+    run.network.load_state_dict(teacher[0].state_dict())
     found = run.advance()
     pictures, own, labels = batch
-    with torch.autocast("cpu", torch.bfloat16):
-        chances = reference(pictures.to(memory_format=torch.channels_last)).double().log_softmax(1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        pictures = pictures.to(memory_format=torch.channels_last)
+        answers = teacher[0](pictures).double().softmax(1)
+        chances = teacher[0].train()(pictures).double().log_softmax(1)
     total = 0.0
     for i in range(RECIPE.batch_size):
         target = torch.full((10,), RECIPE.label_smoothing / 10, dtype=torch.float64)
         target[labels[i]] += (1 - RECIPE.label_smoothing) * own[i].item()
         target[labels[i - 1]] += (1 - RECIPE.label_smoothing) * (1 - own[i].item())
+        target = (1 - taught) * target + taught * answers[i]
         total -= (target * chances[i]).sum().item()
     assert found == pytest.approx(total / RECIPE.batch_size, rel=0.01)  # bfloat16
     assert 0 < own.min() < 1
+
+
+def test_a_teacher_that_is_none_is_told(data: Split, teacher: tuple[Cifar10Net, str], tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    with pytest.raises(ModelError, match=r"^There is no checkpoint .*other\.safetensors\.$"):
+        Training(data, replace(RECIPE, teacher=str(path)), CPU)
+    path.write_bytes(Path(teacher[1]).read_bytes()[:5000])
+    with pytest.raises(ModelError, match=r"other\.safetensors cannot be read as a checkpoint"):
+        Training(data, replace(RECIPE, teacher=str(path)), CPU)
+    safetensors.torch.save_file({"weight": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match=r"other\.safetensors does not fit cifar10, with \d+ tensors"):
+        Training(data, replace(RECIPE, teacher=str(path)), CPU)
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing(data: Split) -> None:
@@ -274,10 +316,12 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing(data: Split) -> None
 def test_every_epoch_shows_each_picture_once_and_never_alike(data: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     noise: set[int] = set()
+    sides: list[int] = []
     pictures = data[0].float().flatten(1).mean(1)
 
-    def watch(batch: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def watch(batch: Tensor, side: int, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         noise.add(generator.initial_seed())
+        sides.append(side)
         means = (batch * std[:, None, None] + mean[:, None, None]).flatten(1).mean(1) * 255
         seen.extend(int((pictures - value).abs().argmin()) for value in means)
         return batch, torch.ones(len(batch))
@@ -292,6 +336,7 @@ def test_every_epoch_shows_each_picture_once_and_never_alike(data: Split, monkey
     assert sorted(first) == sorted(second) == list(range(30))
     assert first != second != sorted(second)
     assert len(noise) == run.steps
+    assert sides == [24] * 4 + [32] * 2  # the rate falls over 40 % of the six steps
 
 
 def _cheap(network: Cifar10Net, x: Tensor) -> Tensor:

@@ -13,12 +13,12 @@ that costs was not measured. With glibc told to keep its memory (GLIBC_TUNABLES:
 a step took 2.1 s instead of 2.5, measured on a network of two thirds the width.
 """
 
+import copy
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..checkpoints import check_fit, read_tensors
 from ..errors import reason
 from ..files import replacing
 from .data import Split
-from .network import Cifar10Net, normalise
+from .network import CLASSES, Cifar10Net, normalise
 
 
 class Interrupted(Exception):
@@ -45,6 +46,8 @@ class Recipe:
     epochs: int = 24
     seed: int = 0
     batch_size: int = 1000
+    teacher: str = ""  # a weights file: the network starts from these, and learns from their answers beside the labels
+    taught: float = 0.7  # share of the target that is the teacher's answer
     muon_lr: float = 0.1  # of filter banks rescaled after every step, to filters of norm 1 on average
     muon_momentum: float = 0.6
     adam_lr: float = 0.01
@@ -52,6 +55,7 @@ class Recipe:
     warm_up: int = 1  # epochs in which the learning rates rise
     cool_down: float = 0.4  # share of the steps, the last ones, in which they fall to nothing
     label_smoothing: float = 0.1
+    crop: int = 24  # side of the window, in pixels, until the learning rates fall; then the whole picture is shown
     shift: int = 4  # pixels at most, the border reflected
     mixed: float = 0.5  # share of the pictures that get a square of another picture, and that share of its label
     speckled: float = 0.25  # share of the pictures that lose single pixels, up to a quarter of them
@@ -69,29 +73,29 @@ class Progress:
     seconds: float  # in all, those before an interruption included
 
 
-def augment(pictures: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) normalised -> the same, shifted at random and spoilt in one of three ways; (B,) share of each left.
+def augment(pictures: Tensor, side: int, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, H) normalised -> (B, 3, side, side), spoilt in one of three ways; (B,) share of each that is left.
 
-    Some pictures get a square of the picture before them in the batch (CutMix, Yun et al. 2019); the share left is
-    what is still their own. The others lose a square (cutout, DeVries & Taylor 2017) or single pixels: theirs is 1.
+    Each is cut to a window that lies, at random, up to `recipe.shift` pixels off its middle. Some then get a square of
+    the picture before them in the batch (CutMix, Yun et al. 2019); the share left is what is still their own. The
+    others lose a square (cutout, DeVries & Taylor 2017) or single pixels: theirs is 1.
     """
-    count, _, height, width = pictures.shape
-    device = pictures.device
+    count, device = len(pictures), pictures.device
     each = torch.arange(count, device=device)[:, None, None]
-    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    line = torch.arange(side, device=device)
 
-    shift = torch.randint(2 * recipe.shift + 1, (2, count, 1), generator=generator).to(device)
+    start = torch.randint(2 * recipe.shift + 1, (2, count, 1), generator=generator).to(device)
+    start += (pictures.shape[-1] - side) // 2
     padded = F.pad(pictures, [recipe.shift] * 4, mode="reflect").permute(0, 2, 3, 1)
-    shifted = padded[each, (shift[0] + rows)[:, :, None], (shift[1] + columns)[:, None, :]].permute(0, 3, 1, 2)
+    shifted = padded[each, (start[0] + line)[:, :, None], (start[1] + line)[:, None, :]].permute(0, 3, 1, 2)
 
     way, share = torch.rand(2, count, 1, 1, generator=generator).to(device)
     mixed, speckled = way < recipe.mixed, way >= 1 - recipe.speckled
-    side = torch.where(mixed[:, :, 0], (share[:, :, 0].sqrt() * height).round().long(), recipe.cutout)
-    corner = torch.randint(height, (2, count, 1), generator=generator).to(device) - side // 2
-    in_rows = (rows >= corner[0]) & (rows < corner[0] + side)
-    in_columns = (columns >= corner[1]) & (columns < corner[1] + side)
+    edge = torch.where(mixed[:, :, 0], (share[:, :, 0].sqrt() * side).round().long(), recipe.cutout)
+    corner = torch.randint(side, (2, count, 1), generator=generator).to(device) - edge // 2
+    in_rows, in_columns = ((line >= first) & (line < first + edge) for first in corner)
     square = in_rows[:, :, None] & in_columns[:, None, :]
-    speckles = torch.rand(count, height, width, generator=generator).to(device) < share / 4
+    speckles = torch.rand(count, side, side, generator=generator).to(device) < share / 4
 
     foreign = square & mixed
     blank = torch.where(speckled, speckles, square & ~mixed)
@@ -111,8 +115,15 @@ class Training:
         self.steps, self.step, self.seconds = recipe.epochs * self.batches, 0, 0.0
 
         torch.manual_seed(recipe.seed)
-        self.network = Cifar10Net().to(device)
-        self.network.whitening.fit(normalise(self.pictures[:5000]))
+        self.network, self.teacher = Cifar10Net().to(device), None
+        if recipe.teacher:
+            path = Path(recipe.teacher)
+            trained = read_tensors(path)
+            check_fit(trained, self.network, "cifar10", path)
+            self.network.load_state_dict(trained)
+            self.teacher = copy.deepcopy(self.network).eval()
+        else:
+            self.network.whitening.fit(normalise(self.pictures[:5000]))
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging), use_buffers=True
         )
@@ -132,8 +143,11 @@ class Training:
         While it stays, nothing depends on the number of epochs: a longer run begins as a shorter one does.
         """
         rise = (step + 1) / (self.recipe.warm_up * self.batches)
-        fall = (self.steps - step) / (self.recipe.cool_down * self.steps)
-        return min(1.0, rise, fall)
+        return min(1.0, rise, self._fall(step))
+
+    def _fall(self, step: int) -> float:
+        """The steps left as a share of those in which the learning rate falls: above 1 until it does."""
+        return (self.steps - step) / (self.recipe.cool_down * self.steps)
 
     def advance(self) -> float:
         """Take one step; return its loss. Randomness depends on (seed, step) only, so a resumed run repeats it."""
@@ -146,13 +160,13 @@ class Training:
         order = torch.randperm(len(self.labels), generator=shuffle)
         chosen = order[batch * recipe.batch_size :][: recipe.batch_size].to(self.device)
         labels = self.labels[chosen]
-        pictures, own = augment(normalise(self.pictures[chosen]), recipe, noise)
+        side = self.pictures.shape[-1] if self._fall(self.step) < 1 else recipe.crop
+        pictures, own = augment(normalise(self.pictures[chosen]), side, recipe, noise)
+        pictures = pictures.to(memory_format=torch.channels_last)
 
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16):
-            logits = self.network(pictures.to(memory_format=torch.channels_last))
-            cross_entropy = partial(F.cross_entropy, reduction="none", label_smoothing=recipe.label_smoothing)
-            loss = (own * cross_entropy(logits, labels) + (1 - own) * cross_entropy(logits, labels.roll(1))).mean()
+            loss = F.cross_entropy(self.network(pictures), self._targets(pictures, labels, own))
         self.network.zero_grad()
         loss.backward()
         for matrix, filters in zip(self.matrices, self.filters, strict=True):
@@ -167,6 +181,16 @@ class Training:
         loss_value = loss.item()
         self.seconds += time.monotonic() - started
         return loss_value
+
+    @torch.no_grad()
+    def _targets(self, pictures: Tensor, labels: Tensor, own: Tensor) -> Tensor:
+        """(B, 10) probabilities to learn: the labels by the area they have, smoothed, and what the teacher answers."""
+        true = F.one_hot(labels, len(CLASSES)).float()
+        mixed = own[:, None] * true + (1 - own[:, None]) * true.roll(1, 0)
+        smooth = mixed * (1 - self.recipe.label_smoothing) + self.recipe.label_smoothing / len(CLASSES)
+        if self.teacher is None:
+            return smooth
+        return smooth.lerp(self.teacher(pictures).float().softmax(1), self.recipe.taught)
 
     @torch.no_grad()
     def _rescale_filters(self) -> None:
