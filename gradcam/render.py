@@ -117,6 +117,11 @@ def heatmap(
     return _painted(canvas, _checked(saliency), framing, full, colormap, np.full(256, 255), contour)
 
 
+def colour_bar(colormap: str = "inferno") -> Image.Image:
+    """The colours of the evidence from none to the full scale, 256 x 1 pixels. Raises ValueError."""
+    return _coloured(np.arange(256, dtype=np.uint8)[None], colormap)
+
+
 def crisp(picture: Image.Image, framing: Framing, least: int = 256) -> tuple[Image.Image, Framing]:
     """Enlarge a small picture by a whole factor, its pixels kept as squares, so that a map above it is smooth.
 
@@ -320,7 +325,7 @@ def _figure(panels: Sequence[Image.Image], titles: Sequence[str], side: int, col
     small, middle, right = _font(round(0.8 * size)), foot + size // 2, figure.width - gap
     right -= round(draw.textlength("strongest evidence", small))
     draw.text((right, middle), "strongest evidence", _PALE, small, anchor="lm")
-    bar = _coloured(np.arange(256, dtype=np.uint8)[None], colormap).resize((side // 2, size // 2))
+    bar = colour_bar(colormap).resize((side // 2, size // 2))
     right -= gap // 2 + bar.width
     figure.paste(bar, (right, middle - bar.height // 2))
     draw.text((right - gap // 2, middle), "none", _PALE, small, anchor="rm")

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from conftest import Served
@@ -19,7 +20,7 @@ import gradcam
 from gradcam.ui.rail import EXAMPLES
 
 pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 # Gradio's statistics of its own queue use what pandas has since deprecated.
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.queueing")
@@ -39,7 +40,12 @@ def answers(page: Page) -> list[str]:
 
 def evidence(page: Page) -> np.ndarray:
     """The large overlay as pixels."""
-    source = page.locator(".comparison .evidence").get_attribute("src")
+    return pixels(page.locator(".comparison .evidence"))
+
+
+def pixels(image: Locator) -> np.ndarray:
+    """What an image that lies within the page shows."""
+    source = image.get_attribute("src")
     assert source is not None
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))
 
@@ -232,6 +238,18 @@ def test_what_was_not_seen_and_the_facts(visit: Visit) -> None:
     chance = f"{100 * result.inspection.prediction('tiger').probability:.1f} %"
     values = page.locator("#facts dd")
     expect(values).to_have_text(["tiger", chance, "bn2", "7 × 7", re.compile(r"^\d+ ms$"), "CPU"])
+
+
+def test_the_legend_says_what_the_colours_mean(visit: Visit) -> None:
+    page = visit("?picture=lion")
+    legend = page.locator(".legend")
+    expect(legend).to_contain_text("nonestrongest shown")
+    expect(legend).to_contain_text("Grey: not seen by the network")
+    bar = pixels(legend.locator("img"))
+    expected = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[..., ::-1]
+    assert np.abs(bar.astype(int) - expected).max() <= 24  # JPEG
+    page.get_by_label("Own scale").check()
+    expect(legend).to_contain_text("strongest for this class")
 
 
 def test_the_slider_stays_and_the_scale_and_contour_are_as_said(visit: Visit) -> None:

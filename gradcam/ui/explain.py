@@ -52,6 +52,7 @@ def build(rail: Rail, models: Models) -> list[Any]:
             for index in shown
         ]
         large = result.map(subject.class_)
+        strongest = "strongest for this class" if look.own_scale else "strongest shown"
         drawn = look.draw(*seen.screen, large, None if look.own_scale else result.full)
         return saved.updates(subject, look) | {
             rail.subject: subject,
@@ -59,7 +60,8 @@ def build(rail: Rail, models: Models) -> list[Any]:
             comparison: markup.comparison(seen.url, drawn, f"Where the evidence for {labels[subject.class_]} is"),
             hint: markup.notice(_advice(seen, subject, float(large.max()), result.full), "hint"),
             answers: markup.answers(classes, subject.class_),
-            facts: markup.facts(_facts(seen, subject, rail.examples.truth(subject.picture))),
+            facts: markup.legend(look.bar, strongest, seen.screen[1].cropped)
+            + markup.facts(_facts(seen, subject, rail.examples.truth(subject.picture))),
         }
 
     def ask(

@@ -30,6 +30,11 @@ class Look(NamedTuple):
             style["colormap"] = self.colormap
         return style
 
+    @property
+    def bar(self) -> Image.Image:
+        """The colours, from no evidence to the strongest."""
+        return render.colour_bar(self.colormap)
+
     def draw(
         self, picture: Image.Image, framing: Framing, saliency: NDArray[np.float32], full: float | None
     ) -> Image.Image:

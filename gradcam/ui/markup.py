@@ -105,6 +105,15 @@ def comparison(picture: str, evidence: Image.Image, about: str) -> str:
     )
 
 
+def legend(bar: Image.Image, strongest: str, cropped: bool) -> str:
+    """What the colours mean, from no evidence to `strongest`, and the grey where the network does not look."""
+    grey = '<span class="unseen">Grey: not seen by the network</span>' if cropped else ""
+    return (
+        f'<p class="legend"><span>none</span><img src="{data_url(bar.resize((256, 16)))}" alt="to">'
+        f"<span>{escape(strongest)}</span>{grey}</p>"
+    )
+
+
 def examples(thumbnails: Iterable[tuple[int, str, str, Image.Image]]) -> str:
     """Pictures to start with, as buttons: the number of each, its name, and the kind that it stands under."""
     groups = []
