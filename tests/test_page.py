@@ -26,7 +26,7 @@ from playwright.sync_api import Locator, Page, expect
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.queueing")
 expect.set_options(timeout=120_000)
 
-LION = EXAMPLES[1]
+CHEETAH, LION = EXAMPLES[:2]
 Visit = Callable[..., Page]
 
 
@@ -238,6 +238,29 @@ def test_what_was_not_seen_and_the_facts(visit: Visit) -> None:
     chance = f"{100 * result.inspection.prediction('tiger').probability:.1f} %"
     values = page.locator("#facts dd")
     expect(values).to_have_text(["tiger", chance, "bn2", "7 × 7", re.compile(r"^\d+ ms$"), "CPU"])
+
+
+def test_on_a_phone_the_answer_comes_into_view(visit: Visit) -> None:
+    page = visit()
+    page.set_viewport_size({"width": 390, "height": 844})
+    large = page.locator("#comparison")
+    for photograph in (LION, CHEETAH):
+        page.evaluate("scrollTo(0, 0)")
+        upload(page, photograph)
+        expect(page.locator(".answer")).to_have_count(5)
+        expect(large).to_be_in_viewport(ratio=0.9)
+
+
+def test_a_picture_of_a_few_pixels_is_large_and_crisp(visit: Visit, tmp_path: Path) -> None:
+    page = visit()
+    Image.open(LION).resize((32, 32)).save(tmp_path / "small.png")
+    shown = page.locator("#picture img")
+    for path, rendering in ((tmp_path / "small.png", "pixelated"), (LION, "auto")):
+        upload(page, path)
+        expect(shown).to_have_css("image-rendering", rendering)
+        box = shown.bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) > 150
 
 
 def test_the_legend_says_what_the_colours_mean(visit: Visit) -> None:

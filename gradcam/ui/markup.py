@@ -20,8 +20,18 @@ element.addEventListener('click', event => {
     if (chosen) trigger('click', { value: Number(chosen.dataset.value) })
 })
 """
-# The position of the slider, kept when the pictures change.
-SLIDE = "element.addEventListener('input', event => element.style.setProperty('--at', `${event.target.value}%`))"
+# The position of the slider, kept when the pictures change. A new picture comes into view where it would be below.
+SLIDE = """
+element.addEventListener('input', event => element.style.setProperty('--at', `${event.target.value}%`))
+let before
+const come = () => {
+    const picture = element.querySelector('img')?.src
+    if (picture !== before && matchMedia('(max-width: 800px)').matches) element.scrollIntoView({ behavior: 'smooth' })
+    before = picture
+}
+come()
+watch('value', come)
+"""
 
 # Text is copied on a click on an element with data-copy; of a link, the whole address.
 COPY = """

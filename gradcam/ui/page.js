@@ -14,6 +14,12 @@
     document.addEventListener('drop', event => take(event, event.dataTransfer))
     document.addEventListener('paste', event => take(event, event.clipboardData))
 
+    // A picture of a few pixels is shown enlarged, with its pixels as squares.
+    document.addEventListener('load', event => {
+        const image = event.target
+        if (image.matches?.('#picture img')) image.toggleAttribute('data-small', image.naturalWidth < 128)
+    }, true)
+
     // Gradio's folded panels do not tell a screen reader whether they are open.
     const tell = () => {
         for (const button of document.querySelectorAll('.label-wrap')) {
