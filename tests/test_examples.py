@@ -70,6 +70,8 @@ def test_the_surest_answers_of_the_network_right_and_wrong(folder: Path) -> None
     assert (examples.find(copy), examples.truth(copy)) == (mistaken, mistaken.truth)
     Image.new("RGB", (32, 32)).save(copy)
     assert (examples.find(copy), examples.truth(copy)) == (None, "")
+    copy.unlink()  # as the schedule does, below a page that was left open
+    assert (examples.find(copy), examples.truth(copy)) == (None, "")
 
 
 def test_without_the_data_set_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

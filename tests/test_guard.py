@@ -18,9 +18,11 @@ from gradio.queueing import Event
 from PIL import Image
 from test_bad_input import encoded
 
+from gradcam.errors import ModelError
 from gradcam.explainer import ForwardPass
 from gradcam.ui import guard
 from gradcam.ui.models import Models
+from gradcam.ui.rail import EXAMPLES
 
 
 @contextmanager
@@ -130,6 +132,32 @@ def test_uploads_cut_short_are_swept_away(tmp_path: Path, monkeypatch: pytest.Mo
 
     run(asyncio.wait_for(serve_for_a_while(), 60))
     assert {path.name for path in tmp_path.iterdir()} == {"tmpnew", "empty-new", "full-new", "full-old"}
+
+
+def test_a_full_disk_takes_no_more_pictures(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "LEAST_FREE", 2**60)
+    answer = visitor.http.post("upload", files={"files": ("lion.jpg", b"a picture")})
+    assert (answer.status_code, answer.json()) == (507, {"detail": guard.FULL})
+    monkeypatch.undo()
+    assert visitor.http.post("upload", files={"files": ("lion.jpg", b"a picture")}).status_code == 200
+
+
+def test_a_visitor_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    for name in (f"local-dir:{tmp_path}", f"LOCAL-DIR:{tmp_path}"):
+        with pytest.raises(ModelError, match=r"^Folders of this machine cannot be named here: start the page with"):
+            Models().get(name)
+
+
+def test_passes_at_earlier_layers_are_kept_for_the_latest_picture_only() -> None:
+    loaded = Models().get("cifar10")
+    cheetah, lion = EXAMPLES[:2]
+    whole, early = loaded.see(cheetah), loaded.see(cheetah, "stage1")
+    assert loaded.see(cheetah, "stage1") is early
+    loaded.see(cheetah, "stage2")
+    assert loaded.see(cheetah, "stage1") is early
+    loaded.see(lion, "stage1")
+    assert loaded.see(cheetah) is whole
+    assert loaded.see(cheetah, "stage1") is not early
 
 
 def test_the_server_outlives_an_upload_cut_short(served: Served, visitor: Visitor) -> None:

@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .. import render
 from ..classifiers import Classifier
 from ..files import replacing
-from ..images import Framing
 from ..pipeline import Inspection, Result
 from .data import DataError, Split
 from .evaluation import Report
@@ -131,11 +129,11 @@ def _sheet(rows: list[list[Cell]]) -> Image.Image:
             draw.text((x, y + LINE), cell.remark, PALE, font)
             sheet.paste(cell.panel, (x, y + head))
 
-    bar = Framing((SIDE // 2, TEXT // 2), (0, 0, SIDE // 2, TEXT // 2))
+    bar = render.colour_bar().resize((SIDE // 2, TEXT // 2))
     x, y = sheet.width - GAP, sheet.height - LINE
     draw.text((x, y), "strongest evidence", PALE, font, anchor="rm")
-    x -= round(draw.textlength("strongest evidence", font)) + GAP // 2 + bar.size[0]
-    sheet.paste(render.heatmap(np.linspace(0, 1, bar.size[0])[None], bar), (x, y - bar.size[1] // 2))
+    x -= round(draw.textlength("strongest evidence", font)) + GAP // 2 + bar.width
+    sheet.paste(bar, (x, y - bar.height // 2))
     draw.text((x - GAP // 2, y), "none", PALE, font, anchor="rm")
     return sheet
 

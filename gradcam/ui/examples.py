@@ -85,6 +85,8 @@ class Examples:
 
     def find(self, picture: Path) -> Example | None:
         """The example that a visitor's picture is a copy of."""
+        if not picture.exists():  # a copy on a page that was left open until it was deleted
+            return None
         return next((one for one in self.all if one.path.name == picture.name and filecmp.cmp(one.path, picture)), None)
 
     def truth(self, picture: Path) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import shutil
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_UPLOAD = 32 * 2**20  # bytes of one picture
+LEAST_FREE = 2**30  # bytes that uploads leave on the disk
 MOST_JSON = 2**20  # bytes of any other request
 DECODES: dict[str, Any] = {"concurrency_id": "pictures"}  # of events that read pictures: together as few as one alone
 MOST_SESSIONS = 256  # visitors whose states, and answers that are not fetched, are kept
@@ -35,6 +37,7 @@ ADDRESS = "Pictures are not fetched from addresses: save the picture, and upload
 STRANGE = "That is not a request this page makes: reload the page, or see how its API is asked."
 TOO_LARGE = "The picture has more than the {} MB that are accepted: save it smaller, as JPEG or PNG."
 TOO_LONG = "That is more than the {} MB that a request may have: upload the picture as a file."
+FULL = "There is no room for more pictures now: they are deleted within the hour, so try again later."
 UNUSED = "This page has no use for that."
 GONE = "Nobody waits for this any more."
 
@@ -110,6 +113,8 @@ class Limits:
             return await JSONResponse({"detail": UNUSED}, 404)(scope, receive, send)
         # A picture comes in an envelope; gradio itself looks only at each of the files in it.
         uploads = scope["path"].rstrip("/").endswith("/upload")
+        if uploads and _free() < LEAST_FREE:
+            return await JSONResponse({"detail": FULL}, 507)(scope, receive, send)
         most = MOST_UPLOAD + 2**16 if uploads else MOST_JSON
         size = 0
 
@@ -124,6 +129,12 @@ class Limits:
             return message
 
         await self.app(scope, bounded, send)
+
+
+def _free() -> int:
+    """Bytes free where uploads are kept."""
+    folder = Path(get_upload_folder())
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
 def go_on() -> None:

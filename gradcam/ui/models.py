@@ -92,6 +92,9 @@ class Loaded:
         go_on()
         seen = Seen(partial(self.inspect, picture, layer))
         with self._lock:
+            # At an earlier layer the graph may hold most of the network: only the latest picture keeps such passes.
+            for other in [other for other in self._seen if other[1] is not None and other[0] != picture]:
+                del self._seen[other]
             self._seen[key] = seen
             while len(self._seen) > 1 and (len(self._seen) > MOST_PICTURES or self._pixels() > MOST_PIXELS):
                 self._seen.popitem(last=False)
@@ -140,6 +143,8 @@ class Models:
         """The classifier of that name, loaded if need be. Raises ModelError."""
         if self._own and name == self._own.classifier.name:
             return self._own
+        if name.lower().startswith("local-dir:"):
+            raise ModelError("Folders of this machine cannot be named here: start the page with --model local-dir:...")
         if self.public and name not in self.names:
             raise ModelError(f"There is no model {name[:80]!r} here: choose one of {', '.join(self.names)}.")
         if (found := self._find(name)) is not None:
