@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from .checkpoints import check_fit, read_tensors, unprefixed
 from .cifar10 import network as cifar10
 from .errors import ModelError, reason, suggest
+from .explainer import check_mode
 from .labels import distinct, in_order, known_labels, read_labels
 from .logits import class_count, logits_of
 from .preprocessing import framed, timm_preprocess
@@ -36,10 +37,10 @@ class Classifier:
     """A network that classifies pictures, with what is needed to feed it and to name its answers.
 
     name: what the model is called.
-    model: the network, in evaluation mode; (B, 3, H, W) -> (B, N) logits.
+    model: the network, in evaluation mode; (B, C, H, W) -> (B, N) logits, mostly with C = 3.
     labels: N different names, in the order of the logits.
-    input_size: (3, H, W), what `preprocess` makes of a picture.
-    preprocess: RGB picture -> ((3, H, W) float32 tensor on the CPU, the Framing that says what of it is seen).
+    input_size: (C, H, W), what `preprocess` makes of a picture.
+    preprocess: RGB picture -> ((C, H, W) float32 tensor on the CPU, the Framing that says what of it is seen).
     """
 
     def __init__(
@@ -63,11 +64,15 @@ class Classifier:
         """
         self.model = model
         self.name = name or type(model).__name__
-        if model.training:
-            raise ModelError(f"{self.name} is in training mode: call model.eval() first.")
+        check_mode(model)
         if preprocess is None:
             config = resolve_data_config({"input_size": input_size}, model=model)
             self.preprocess, self.input_size = timm_preprocess(config), config["input_size"]
+            if self.input_size[0] != 3:
+                raise ModelError(
+                    f"{self.name} takes pictures of shape {self.input_size}: give preprocess=, which makes such a "
+                    "tensor of an RGB picture."
+                )
         else:
             self.preprocess, self.input_size = framed(preprocess)
         count = self._count_classes()
@@ -111,7 +116,7 @@ class Classifier:
         return index
 
     def as_batch(self, *tensors: Tensor) -> Tensor:
-        """Stack preprocessed pictures (3, H, W) to (B, 3, H, W), on the network's device and of its type."""
+        """Stack preprocessed pictures (C, H, W) to (B, C, H, W), on the network's device and of its type."""
         like = next((tensor for tensor in _tensors_of(self.model) if tensor.is_floating_point()), torch.empty(0))
         return torch.stack(tensors).to(like)
 

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .logits import Classes, choose_classes, choose_rivals, logits_of, score
+from .errors import ModelError
+from .logits import Classes, Output, choose_classes, choose_rivals, logits_of, score
 from .methods import method_named
-from .targets import Target, TargetError, find_target, tensor_of
+from .targets import UNSEEN, Target, TargetError, find_target, tensor_of
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """What the network said of a batch of B pictures, and where its evidence is for K classes of each.
 
-    `logits` (B, N): raw scores before softmax. `classes` (B, K) int64: the classes explained. `signed` (B, K, h, w)
-    float32: evidence for (positive) and against (negative) the class, in units of the score. `target`: the layer and
-    grid it was read from.
+    `logits` (B, N): raw scores before softmax, also of a network that ends in one. `classes` (B, K) int64: the
+    classes explained. `signed` (B, K, h, w) float32: evidence for (positive) and against (negative) the class, in units
+    of the score. `target`: the layer and grid it was read from.
     """
 
     logits: Tensor
@@ -39,24 +40,26 @@ class ForwardPass:
     `logits` (B, N) are detached. Safe to use from many threads.
     """
 
-    def __init__(self, logits: Tensor, activations: Tensor, target: Target) -> None:
-        self._scores, self._activations = logits, activations
-        self.logits, self.target = logits.detach(), target
+    def __init__(self, output: Output, activations: Tensor, target: Target) -> None:
+        self._output, self._activations = output, activations
+        self.logits, self.target = output.logits, target
 
     def explain(self, classes: Classes = None, versus: Classes = None, method: str = "gradcam") -> Explanation:
         """Explain `classes`, given as for `Explainer`, at the cost of a backward pass down to the target for each."""
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.logits.device.type, enabled=False):
             chosen = choose_classes(self.logits, classes)
             rivals = choose_rivals(self.logits, versus, chosen)
-            scores = score(self._scores, chosen, rivals).sum(dim=0)
-            gradients = [self._gradient(one) for one in scores]
+            logits = self.logits.clone().requires_grad_()
+            scores = score(logits, chosen, rivals).sum(dim=0)
+            weights = [torch.autograd.grad(one, logits, retain_graph=True)[0] for one in scores]
+            gradients = [self._gradient(one) for one in weights]
             activations = self.target.read(self._activations.detach())
             signed = method_named(method)(activations[:, None].float(), torch.stack(gradients, dim=1).float())
         return Explanation(self.logits, chosen, signed, self.target)
 
-    def _gradient(self, one_score: Tensor) -> Tensor:
-        """(B, C, h, w): the gradient of the sum over the batch of one score each."""
-        (gradient,) = torch.autograd.grad(one_score, self._activations, retain_graph=True, allow_unused=True)
+    def _gradient(self, weights: Tensor) -> Tensor:
+        """(B, C, h, w): the gradient of the sum over the batch of one score each, weights (B, N) of the logits."""
+        gradient = self._output.gradient(weights, self._activations)
         if gradient is None:
             raise TargetError(
                 f"the score depends on layer {self.target.layer!r} only past its output (something inside it was kept "
@@ -72,8 +75,9 @@ class Explainer:
     METHODS. `input_size` (C, H, W), where it is not known from the model's own configuration (timm's), tells the size
     of the pictures to come, so that `target` is known at once.
 
-    The model is read, never changed, and may be shared between threads. Raises ValueError for an unknown method or a
-    model in training mode, and TargetError when the network has no layer that can be read as a map.
+    The model is read, never changed, and may be shared between threads. One that was compiled, or spread over GPUs, is
+    explained without that. Raises ValueError for an unknown method or a model in training mode, and TargetError when
+    the network has no layer that can be read as a map.
     """
 
     def __init__(
@@ -84,13 +88,13 @@ class Explainer:
         input_size: tuple[int, int, int] | None = None,
     ) -> None:
         method_named(method)
-        self.model, self.layer, self.method = model, layer, method
+        self.model, self.layer, self.method = _unwrapped(model), layer, method
         self._targets: dict[tuple[int, ...], Target] = {}
         self._lock = Lock()
         self._latest: Target | None = None
         if input_size is not None:
             self._latest = self._target_for(input_size)
-        elif (configured := _configured_input_size(model)) is not None:
+        elif (configured := _configured_input_size(self.model)) is not None:
             # A network built for another size than its configuration names fails here; its pictures will tell.
             with suppress(AssertionError, RuntimeError):
                 self._latest = self._target_for(configured)
@@ -130,10 +134,7 @@ class Explainer:
 
     def _target_for(self, input_size: tuple[int, ...]) -> Target:
         """The target for one input size: searched for once, by one thread."""
-        if (part := _in_training(self.model)) is not None:
-            name = next(name for name, module in self.model.named_modules() if module is part)
-            what = f"its part {name!r}" if name else "the model"
-            raise ValueError(f"{what} is in training mode, where answers are random or change it; call model.eval().")
+        check_mode(self.model)
         with self._lock:
             if input_size not in self._targets:
                 channels, height, width = input_size
@@ -160,7 +161,10 @@ class Explainer:
                 return None
             leaf = output.detach().clone().requires_grad_()
             torch.set_grad_enabled(True)
-            return (leaf.clone(), *returned[1:]) if isinstance(returned, tuple) else leaf.clone()
+            if not isinstance(returned, tuple):
+                return leaf.clone()
+            first, rest = leaf.clone(), returned[1:]
+            return type(returned)(first, *rest) if hasattr(returned, "_fields") else (first, *rest)
 
         # First of the layer's hooks, so that those of the caller see and keep what the graph is made of.
         handle = self.model.get_submodule(target.layer).register_forward_hook(start_graph, prepend=True)
@@ -169,16 +173,32 @@ class Explainer:
         finally:
             handle.remove()
         if leaf is None:
-            raise TargetError(
-                f"layer {target.layer!r} did not run where it can be seen; explain the network before it is compiled, "
-                "scripted or spread over devices."
-            )
+            raise TargetError(f"layer {target.layer!r} {UNSEEN}")
         if not logits.requires_grad:
             raise TargetError(
                 f"the score does not depend on layer {target.layer!r}, or gradients are switched off above it; choose "
                 "another with layer=, or explain the network without the switch."
             )
-        return ForwardPass(logits, leaf, target)
+        return ForwardPass(Output.of(logits), leaf, target)
+
+
+def check_mode(model: nn.Module) -> None:
+    """Raise ModelError, naming the part, when any part of the network is in training mode."""
+    if (part := _in_training(model)) is not None:
+        name = next(name for name, module in model.named_modules() if module is part)
+        what = f"its part {name!r}" if name else "the model"
+        raise ModelError(f"{what} is in training mode, where answers are random or change it; call model.eval().")
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, of which torch.compile, DataParallel and DistributedDataParallel run copies or traces."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
+            model = compiled
+        else:
+            return model
 
 
 def _in_training(model: nn.Module) -> nn.Module | None:

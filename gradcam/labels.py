@@ -36,7 +36,7 @@ def in_order(labels: object) -> list[str]:
             by_index = {int(index): name for index, name in labels.items()}
             labels = [by_index[index] for index in range(len(labels))]
         if isinstance(labels, Sequence) and not isinstance(labels, str) and all(isinstance(n, str) for n in labels):
-            return list(labels)
+            return [name.strip() for name in labels]
     except (KeyError, TypeError, ValueError):
         pass
     raise ModelError("Labels are a list of names, {index: name} or {name: index}, with indices from 0 without gaps.")

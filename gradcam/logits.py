@@ -2,28 +2,36 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 Classes = int | Sequence[int] | Tensor | str | None
 NO_RIVAL = -1  # in `versus`: the score of this class alone, not a difference
 
 
 def logits_of(output: Any, batch: int) -> Tensor:
-    """The (B, N) logits in whatever the network returned: a tensor, or the first that fits in a tuple or mapping.
+    """The (B, N) logits in whatever the network returned: a tensor, or the one that fits in a tuple or mapping.
 
-    A mapping's or result object's `logits` come first. (B,) and (B, N, 1, 1) are accepted. Raises ValueError.
+    A mapping's or result object's `logits` come first. Where several fit they must be equally wide, as those of an
+    auxiliary head are, and the first is taken. (B, N, 1, 1) is accepted, and (B,) where nothing else is returned.
+    Raises ValueError.
     """
-    for tensor in _tensors(output):
+    tensors = _tensors(output)
+    fitting = []
+    for tensor in tensors:
         if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
             tensor = tensor.flatten(1)
-        if tensor.ndim < 2:  # squeezed: one logit for each picture, or the only picture's logits
-            tensor = tensor.reshape(batch, -1) if tensor.numel() == batch or batch == 1 else tensor
+        if len(tensors) == 1 and tensor.ndim < 2 and (batch == 1 or tensor.numel() == batch):
+            tensor = tensor.reshape(batch, -1)  # squeezed: one logit for each picture, or the only picture's logits
         if tensor.ndim == 2 and tensor.shape[0] == batch and tensor.is_floating_point():
-            return tensor
-    shapes = [tuple(tensor.shape) for tensor in _tensors(output)]
+            fitting.append(tensor)
+    if len({tensor.shape for tensor in fitting}) == 1:
+        return fitting[0]
+    shapes = [tuple(tensor.shape) for tensor in tensors]
     raise ValueError(
         f"the network returned {type(output).__name__} with shapes {shapes}; expected one row of logits for each of "
         f"the {batch} pictures, shape ({batch}, N). Wrap the network so that it returns its class scores."
@@ -36,11 +44,51 @@ def _tensors(output: Any) -> list[Tensor]:
     if isinstance(getattr(output, "logits", None), Tensor):
         return [output.logits]
     if isinstance(output, Mapping):
-        named = [output["logits"]] if "logits" in output else []
-        return [v for v in (*named, *output.values()) if isinstance(v, Tensor)]
+        named = output.get("logits")
+        return [named] if isinstance(named, Tensor) else [v for v in output.values() if isinstance(v, Tensor)]
     if isinstance(output, Sequence):
         return [v for v in output if isinstance(v, Tensor)]
     return []
+
+
+@dataclass(frozen=True)
+class Output:
+    """The end of one forward pass: its (B, N) `logits`, detached, and where they stand in the graph.
+
+    A network that ends in a softmax, log-softmax or sigmoid is read before it: the score of a class is its logit, not
+    its probability, whose gradient fades as the network grows sure. The values then come from the probabilities, which
+    leave a softmax's logits open by a constant for each picture: no probability, order or gradient depends on it.
+    """
+
+    logits: Tensor
+    end: GradientEdge
+    shape: torch.Size  # of what stands at the end, with as many elements as the logits
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, logits: Tensor) -> "Output":
+        """Find the end of the graph that leads to the (B, N) tensor a network returned."""
+        node: Any = get_gradient_edge(logits).node  # of which each kind has attributes of its own
+        while re.match("(Unsafe)?View|ReshapeAlias|(Uns|S)queeze|Alias|Clone|ToCopy", node.name()):
+            node = node.next_functions[0][0]
+        values = logits.detach()
+        match node.name():
+            case "SoftmaxBackward0":
+                values = values.float().clamp(min=torch.finfo(torch.float32).tiny).log()
+            case "SigmoidBackward0":
+                values = values.double().logit(eps=1e-12).float()
+            case "LogSoftmaxBackward0":
+                pass
+            case _:
+                return cls(values, get_gradient_edge(logits), logits.shape, logits.dtype)
+        result = node._saved_result
+        return cls(values, GradientEdge(*node.next_functions[0]), result.shape, result.dtype)
+
+    def gradient(self, weights: Tensor, of: Tensor) -> Tensor | None:
+        """The gradient of the logits' sum with (B, N) weights, in the shape of `of`; None where `of` has no part."""
+        given = weights.to(self.dtype).reshape(self.shape)
+        (gradient,) = torch.autograd.grad(self.end, of, given, retain_graph=True, allow_unused=True)
+        return gradient
 
 
 def class_count(logits: Tensor) -> int:

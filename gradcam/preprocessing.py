@@ -41,10 +41,11 @@ def framed(transform: Callable[[Image.Image], Any]) -> tuple[Preprocess, tuple[i
 
     sample = transform(Image.new("RGB", (256, 256)))
     tensor = sample[0] if isinstance(sample, tuple) else sample
-    if not isinstance(tensor, Tensor) or tensor.ndim != 3 or len(tensor) != 3:
+    if not isinstance(tensor, Tensor) or tensor.ndim != 3:
         shape = tuple(tensor.shape) if hasattr(tensor, "shape") else type(tensor).__name__
-        raise ModelError(f"preprocess must make one (3, H, W) tensor of a picture; it made {shape}.")
-    return preprocess, (3, tensor.shape[1], tensor.shape[2])
+        raise ModelError(f"preprocess must make one (C, H, W) tensor of a picture; it made {shape}.")
+    channels, height, width = tensor.shape
+    return preprocess, (channels, height, width)
 
 
 def _measure(transform: Callable[[Image.Image], Tensor], size: tuple[int, int]) -> Framing:

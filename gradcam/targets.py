@@ -15,7 +15,7 @@ differ from the first in the left, right, upper and lower half, records the outp
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from threading import get_ident
 from typing import Any
@@ -24,16 +24,17 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError, suggest
-from .logits import logits_of
+from .logits import Output, logits_of
 
 LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
 MOST_OTHER_TOKENS = 16
 LEAST_CORRELATION = 0.5  # between where a cell lies and which half of the picture it answers to
 
 NO_GRADIENT = (
-    "no gradient leads from the score to a map: the network runs its layers under torch.no_grad() or detaches what "
-    "they return. Explain it without that; its weights and their gradients are left as they are."
+    "no gradient leads from the score to a map: the network runs its layers under torch.no_grad() or inference_mode(), "
+    "or detaches what they return. Explain it without that; its weights and their gradients are left as they are."
 )
+UNSEEN = "did not run where it can be seen; explain the network before it is compiled, scripted or spread over devices."
 
 
 class TargetError(InputError):
@@ -130,24 +131,28 @@ class _Probe:
         with _recording(model) as self.records:
             # A copy, since a network may work in place on its input, which a leaf of the graph does not allow.
             logits = logits_of(model(self.picture.clone()), batch=len(self.picture))
-        self.score = self._score(logits)
-        if not self.score.requires_grad:
+        if not logits.requires_grad:
             raise TargetError(NO_GRADIENT)
+        self.output, self.weights = self._score(logits)
 
-    def _score(self, logits: Tensor) -> Tensor:
-        """The highest logits; under a last layer of zeros, as some start, the features that it is given instead."""
-        score = logits.max(dim=1).values.float().sum()
+    def _score(self, logits: Tensor) -> tuple[Output, Tensor]:
+        """The highest logits, by weights; under a last layer of zeros, as some start, what that is given instead."""
+        output = Output.of(logits)
+        highest = torch.zeros_like(output.logits).scatter_(1, output.logits.argmax(dim=1, keepdim=True), 1)
         features = next((record.input for record in self.records if record.output is logits), None)
         if features is None or not features.requires_grad:
-            return score
-        (gradient,) = torch.autograd.grad(score, features, retain_graph=True)
-        if gradient.any():
-            return score
-        # Not the plain sum, which a normalisation layer keeps constant.
-        return (features.flatten(1) * torch.linspace(-1, 1, features[0].numel()).to(features)).sum()
+            return output, highest
+        gradient = output.gradient(highest, features)
+        if gradient is None or gradient.any():
+            return output, highest
+        features = features.flatten(1)
+        # Not all alike, since a normalisation layer keeps the plain sum constant.
+        return Output.of(features), torch.linspace(-1, 1, features.shape[1]).to(features).expand_as(features)
 
     def choose(self) -> Target:
         """The target of the whole network."""
+        if not self.records and len(self.modules) > 1:
+            raise TargetError(f"no part of the network {UNSEEN}")
         smallest_first = list(self.stages(until=LEAST_SIDE))
         if not smallest_first:
             aligned = [record for record in self.records if self._aligned(record)]
@@ -175,6 +180,8 @@ class _Probe:
     def read(self, layer: str) -> Target:
         """The target at a given layer."""
         records = [record for record in self.records if record.layer == layer]
+        if not self.records:
+            raise TargetError(f"layer {layer!r} {UNSEEN}")
         if not records:
             raise TargetError(f"layer {layer!r} does not run, or returns no tensor, in the network's forward pass.")
         for record in reversed(records):
@@ -212,7 +219,7 @@ class _Probe:
     def _score_depends_on(self, record: _Record, target: Target) -> bool:
         if not record.output.requires_grad:
             return False
-        (gradient,) = torch.autograd.grad(self.score, record.output, retain_graph=True, allow_unused=True)
+        gradient = self.output.gradient(self.weights, record.output)
         return gradient is not None and bool(target.read(gradient).any())
 
     def _inside_attention(self, record: _Record) -> bool:
@@ -236,8 +243,11 @@ class _Probe:
 def _noise_with_changed_halves(model: nn.Module, input_size: tuple[int, int, int]) -> Tensor:
     """Five pictures of the same noise, but for the left, right, upper and lower half of the second to the fifth."""
     channels, height, width = input_size
-    generator = torch.Generator().manual_seed(0)
-    noise, other = torch.randn(2, channels, height, width, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    # Wherever the caller has new tensors made, and of whatever type: the same noise for everybody.
+    noise, other = torch.randn(
+        2, channels, height, width, generator=generator, device=generator.device, dtype=torch.float32
+    )
     pictures = noise.repeat(5, 1, 1, 1)
     pictures[1, :, :, : width // 2] = other[:, :, : width // 2]
     pictures[2, :, :, width // 2 :] = other[:, :, width // 2 :]
@@ -307,17 +317,15 @@ def _recording(model: nn.Module) -> Iterator[list[_Record]]:
             return
         if isinstance(returned, tuple) and any(output is given for given in inputs):
             return  # handed on, not made here
+        if output.is_inference():
+            raise TargetError(NO_GRADIENT)
         given = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
         records.append(_Record(layer, calls[layer], given, output, output._version))
         calls[layer] += 1
 
-    handles = [
-        module.register_forward_hook(lambda _, inputs, output, layer=name: hook(layer, inputs, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
+    with ExitStack() as handles:
+        for name, module in model.named_modules():
+            if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                handle = module.register_forward_hook(lambda _, inputs, output, layer=name: hook(layer, inputs, output))
+                handles.callback(handle.remove)
         yield records
-    finally:
-        for handle in handles:
-            handle.remove()

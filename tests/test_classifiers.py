@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision import transforms
 
-from gradcam import classifiers
+from gradcam import classifiers, explain
 from gradcam.cifar10.network import CLASSES, Cifar10Net, normalise
 from gradcam.classifiers import BUNDLED, Classifier, ModelError, available_models, load
 from gradcam.images import Framing, framing_of
@@ -618,10 +618,42 @@ def test_framing_given_by_the_preprocessing_is_kept() -> None:
     assert classifier.preprocess(noise_picture(300, 200))[1] is framing
 
 
+def test_a_part_in_training_mode_is_told_before_it_changes() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), *small_network()).eval()
+    model[0].train()
+    with pytest.raises(ModelError, match="its part '0' is in training mode"):
+        Classifier(model)
+    assert model[0].num_batches_tracked == 0
+
+
+def test_pictures_of_one_channel() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), *small_network()[1:]).eval()
+    grey = transforms.Compose([transforms.Grayscale(), transforms.Resize((28, 28)), transforms.ToTensor()])
+    classifier = Classifier(network, preprocess=grey)
+    assert classifier.input_size == (1, 28, 28)
+    picture = noise_picture(56, 56)
+    inspection = explain(picture, classifier, classes=[2]).inspection
+    expected = network(grey(picture)[None])[0].softmax(0).detach().numpy()
+    np.testing.assert_allclose(inspection.probabilities, expected, rtol=1e-5)
+    assert inspection.framing.box == (0, 0, 56, 56)
+
+
+def test_spaces_around_a_label_are_no_part_of_it() -> None:
+    classifier = Classifier(small_network().eval(), labels=["cat ", " dog", "bird", "fish"])
+    assert list(classifier.labels) == ["cat", "dog", "bird", "fish"]
+    assert [classifier.index(label) for label in ("cat ", "dog")] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (small_network(), {}, r"Sequential is in training mode: call model\.eval\(\) first"),
+        (small_network(), {}, r"the model is in training mode, .*; call model\.eval\(\)"),
+        (
+            small_network().eval(),
+            {"input_size": (1, 28, 28)},
+            r"takes pictures of shape \(1, 28, 28\): give preprocess=",
+        ),
         (small_network().eval(), {"labels": ["a"]}, "1 labels were given for the 4 classes of Sequential"),
         (nn.Conv2d(3, 8, 3).eval(), {}, r"Conv2d is not a classifier: .* with shapes \[\(1, 8, 222, 222\)\]"),
         (

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from functools import cache
 from threading import Barrier, BrokenBarrierError
-from typing import Any
+from typing import Any, NamedTuple
 
 import captum.attr
 import numpy as np
@@ -424,7 +424,7 @@ class Output:
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda y: (y, torch.zeros(len(y), 3)),
+        lambda y: (y, torch.zeros(len(y), CLASSES)),
         lambda y: {"features": y[:, :2], "logits": y},
         lambda y: Output(y),
         lambda y: y[:, :, None, None],
@@ -444,6 +444,91 @@ def test_outputs_of_other_forms(wrap: Callable[[Tensor], Any]):
     expected, explanation = (Explainer(m)(images, "top3") for m in (network("sequential"), Wrapped().eval()))
     assert explanation.logits.equal(expected.logits)
     assert explanation.signed.equal(expected.signed)
+
+
+class Ending(nn.Module):
+    """A network, made `sure` times as sure, with something behind its logits."""
+
+    def __init__(self, ending: Callable[[Tensor], Tensor], sure: float = 1) -> None:
+        super().__init__()
+        self.network, self.ending, self.sure = copy.deepcopy(network("sequential")), ending, sure
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ending(self.sure * self.network(x))
+
+
+@pytest.mark.parametrize("sure", [1, 1000])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        nn.Softmax(dim=1),
+        lambda y: y.softmax(1),
+        lambda y: y.log_softmax(1),
+        lambda y: y[:, :, None, None].softmax(1).flatten(1),
+        lambda y: y.sigmoid(),
+        lambda y: y.clone().sigmoid_().float(),
+    ],
+    ids=["module", "softmax", "log-softmax", "1x1 grid", "sigmoid", "in place"],
+)
+def test_a_network_that_ends_in_probabilities_is_read_before_them(ending: Callable[[Tensor], Tensor], sure: float):
+    """Their own gradient fades as the network grows sure; that of the logits does not."""
+    images, classes = pictures(size=(3, 32, 32)), torch.tensor([[0, 3], [7, 5]])
+    plain, explainer = Explainer(Ending(lambda y: y, sure).eval()), Explainer(Ending(ending, sure).eval())
+    expected, explanation = plain(images, classes), explainer(images, classes)
+    assert explanation.target.grid == expected.target.grid
+    assert_close(explanation.signed, expected.signed)
+    assert_close(explainer(images, 3, versus=5).signed, plain(images, 3, versus=5).signed)
+    if sure == 1:  # the values are those of the logits, but for a constant that a softmax leaves open
+        given, found = expected.logits, explanation.logits
+        assert_close(found - found[:, :1], given - given[:, :1])
+        assert explainer(images).classes.equal(given.argmax(1, keepdim=True))
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["(B,)", "(B, 1)"])
+def test_a_single_probability_is_two_classes(flat: bool):
+    images = pictures(size=(3, 32, 32))
+    expected = Explainer(SingleLogit(flat).eval())(images, [[0, 1], [0, 1]])
+    explainer = Explainer(nn.Sequential(SingleLogit(flat), nn.Sigmoid()).eval())
+    explanation = explainer(images, [[0, 1], [0, 1]])
+    assert_close(explanation.logits, expected.logits)
+    assert_close(explanation.signed, expected.signed)
+    assert explainer(images).classes.equal((expected.logits > 0).long())
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compiled", "data parallel"])
+def test_a_wrapped_network_is_explained_without_its_wrapper(wrap: Callable[[nn.Module], nn.Module]):
+    images = pictures(size=(3, 32, 32))
+    expected, explanation = (Explainer(m)(images, 3) for m in (network("sequential"), wrap(network("sequential"))))
+    assert explanation.target == expected.target
+    assert explanation.signed.equal(expected.signed)
+
+
+class Maps(NamedTuple):
+    features: Tensor
+    mask: Tensor | None
+
+
+def test_a_layer_may_return_a_named_tuple():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = copy.deepcopy(network("sequential"))[0]
+
+        def forward(self, x: Tensor) -> Maps:
+            return Maps(self.body(x) + 0, None)
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.head = Block(), copy.deepcopy(network("sequential"))[1]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.block(x).features)
+
+    images = pictures(size=(3, 32, 32))
+    explanation = Explainer(Network().eval())(images, 3)
+    assert explanation.target.layer == "block"
+    assert explanation.signed.equal(Explainer(network("sequential"))(images, 3).signed)
 
 
 @pytest.mark.parametrize(

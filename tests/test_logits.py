@@ -36,16 +36,41 @@ class Output:
         LOGITS,
         LOGITS[:, :, None, None],
         (LOGITS, torch.zeros(2, 4)),
+        (torch.tensor(0.7), LOGITS),
+        (torch.zeros(2), LOGITS),
         [AUXILIARY, LOGITS],
         (None, LOGITS),
         {"features": torch.zeros(2, 9), "logits": LOGITS},
         OrderedDict(out=LOGITS, aux=torch.zeros(2, 4)),
         Output(LOGITS, loss=torch.tensor(0.3)),
     ],
-    ids=["tensor", "1x1 grid", "tuple", "list", "tuple with None", "logits key", "mapping", "dataclass"],
+    ids=[
+        "tensor",
+        "1x1 grid",
+        "tuple",
+        "loss first",
+        "numbers first",
+        "list",
+        "tuple with None",
+        "logits key",
+        "mapping",
+        "dataclass",
+    ],
 )
 def test_logits_are_found_in_any_output(output: Any):
     assert logits_of(output, batch=2).equal(LOGITS)
+
+
+def test_what_comes_first_is_the_same_for_one_picture():
+    """A loss before the logits is no logit, although one picture has as many numbers."""
+    for first in (torch.tensor(0.7), torch.zeros(1), torch.zeros(4)):
+        assert logits_of((first, LOGITS[:1]), batch=1).equal(LOGITS[:1])
+
+
+def test_of_two_that_could_be_the_logits_none_is_guessed():
+    for output in ((torch.zeros(2, 9), LOGITS), {"features": torch.zeros(2, 9), "out": LOGITS}):
+        with pytest.raises(ValueError, match=r"with shapes \[\(2, 9\), \(2, 4\)\]; expected one row of logits"):
+            logits_of(output, batch=2)
 
 
 def test_one_number_a_picture_is_a_single_logit():

@@ -355,6 +355,40 @@ def test_a_network_that_runs_its_layers_under_no_grad_is_told() -> None:
         find_target(Probe().eval(), (3, 32, 32))
 
 
+def test_a_network_that_runs_its_layers_in_inference_mode_is_told() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = nn.Sequential(*features_of()), nn.Sequential(*head())
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.inference_mode():
+                x = self.features(x)
+            return self.head(x.clone())
+
+    with pytest.raises(TargetError, match=r"runs its layers under torch\.no_grad\(\) or inference_mode\(\)"):
+        find_target(Frozen().eval(), (3, 32, 32))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+def test_a_scripted_part_is_passed_over_and_no_hook_stays() -> None:
+    features, classifier = nn.Sequential(*features_of()), nn.Sequential(*head())
+    expected = find_target(nn.Sequential(features, classifier).eval(), (3, 32, 32))
+    partly = nn.Sequential(features, torch.jit.script(classifier)).eval()
+    assert find_target(partly, (3, 32, 32)) == expected
+    assert not any(module._forward_hooks for module in features.modules())
+    wholly = nn.Sequential(torch.jit.script(nn.Sequential(features, classifier))).eval()
+    with pytest.raises(TargetError, match="explain the network before it is compiled, scripted or spread"):
+        find_target(wholly, (3, 32, 32))
+
+
+def test_where_new_tensors_are_made_changes_nothing() -> None:
+    model = nn.Sequential(*features_of(), *head()).eval()
+    expected = find_target(model, (3, 32, 32))
+    with torch.device("meta"):
+        assert find_target(model, (3, 32, 32)) == expected
+
+
 def test_hooks_of_the_caller_keep_what_the_graph_is_made_of() -> None:
     class Kept(nn.Module):
         def __init__(self) -> None:

@@ -108,7 +108,8 @@ class Cifar10Net(nn.Module):
     32x32 picture has 64 cells to say something with (a usual ImageNet design would leave one).
     A picture and its mirror image get the same logits, and mirrored maps, by construction.
     Global average pooling and one linear layer follow, which makes Grad-CAM on the last stage
-    exact: the weights alpha_k are the classifier's own weights divided by the number of cells.
+    exact: the weights alpha_k are the classifier's own weights, of which a pair of channels shares one, divided by
+    twice the number of cells.
     """
 
     def __init__(self) -> None:
