@@ -143,10 +143,10 @@ class Models:
         """The classifier of that name, loaded if need be. Raises ModelError."""
         if self._own and name == self._own.classifier.name:
             return self._own
-        if name.lower().startswith("local-dir:"):
-            raise ModelError("Folders of this machine cannot be named here: start the page with --model local-dir:...")
         if self.public and name not in self.names:
             raise ModelError(f"There is no model {name[:80]!r} here: choose one of {', '.join(self.names)}.")
+        if name.lower().startswith("local-dir:"):
+            raise ModelError("Folders of this machine cannot be named here: start the page with --model local-dir:...")
         if (found := self._find(name)) is not None:
             return found
         with self._loading:
