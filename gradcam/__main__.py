@@ -186,9 +186,10 @@ def train_cifar10(
     seed: Annotated[int, typer.Option(min=0)] = Recipe.seed,
     batch_size: Annotated[int, typer.Option(min=1)] = Recipe.batch_size,
     teacher: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            metavar="FILE", help="Weights of an earlier run: the network starts from them and learns what they answer."
+            metavar="FILE",
+            help="Weights of an earlier run, which the network learns from; give several, it starts from the first.",
         ),
     ] = None,
     run: Annotated[
@@ -211,7 +212,7 @@ def train_cifar10(
     It is measured on the test pictures once, at the end. Ctrl-C stops it after the step under way; the same command
     continues, and ends with the same bits as a run that was never stopped.
     """
-    recipe = Recipe(epochs, seed, batch_size, str(teacher or ""))
+    recipe = Recipe(epochs, seed, batch_size, tuple(map(str, teacher or ())))
     place, checkpoint = choose_device(device), run / "checkpoint.pt"
     training = read_split("train", data)
     if validation:

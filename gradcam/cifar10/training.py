@@ -18,7 +18,6 @@ was not measured. With glibc told to keep its memory (GLIBC_TUNABLES: mmap_max=0
 2.1 s instead of 2.5, measured on a network of two thirds the width.
 """
 
-import copy
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -33,10 +32,10 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..checkpoints import check_fit, read_tensors
 from ..errors import reason
 from ..files import replacing
 from .data import Split
+from .earlier import trained
 from .network import CLASSES, Cifar10Net, normalise
 
 
@@ -51,8 +50,8 @@ class Recipe:
     epochs: int = 24
     seed: int = 0
     batch_size: int = 1000
-    teacher: str = ""  # a weights file: the network starts from these, and learns from their answers beside the labels
-    taught: float = 0.7  # share of the target that is the teacher's answer
+    teachers: tuple[str, ...] = ()  # weights files: it starts from the first, and learns what one of them answers
+    taught: float = 0.8  # share of the target that is the teacher's answer
     muon_lr: float = 0.1  # of filter banks rescaled after every step, to filters of norm 1 on average
     muon_momentum: float = 0.6
     adam_lr: float = 0.01
@@ -120,13 +119,10 @@ class Training:
         self.steps, self.step, self.seconds = recipe.epochs * self.batches, 0, 0.0
 
         torch.manual_seed(recipe.seed)
-        self.network, self.teacher = Cifar10Net().to(device), None
-        if recipe.teacher:
-            path = Path(recipe.teacher)
-            trained = read_tensors(path)
-            check_fit(trained, self.network, "cifar10", path)
-            self.network.load_state_dict(trained)
-            self.teacher = copy.deepcopy(self.network).eval()
+        self.network = Cifar10Net().to(device)
+        self.teachers = [trained(Path(file)).to(device) for file in recipe.teachers]
+        if self.teachers:
+            self.network.load_state_dict(self.teachers[0].state_dict())
         else:
             self.network.whitening.fit(normalise(self.pictures[:5000]))
         self.average = AveragedModel(
@@ -171,7 +167,7 @@ class Training:
 
         self.network.train()
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss = F.cross_entropy(self.network(pictures), self._targets(pictures, labels, own))
+            loss = F.cross_entropy(self.network(pictures), self._targets(pictures, labels, own, noise))
         self.network.zero_grad()
         loss.backward()
         for matrix, filters in zip(self.matrices, self.filters, strict=True):
@@ -188,14 +184,23 @@ class Training:
         return loss_value
 
     @torch.no_grad()
-    def _targets(self, pictures: Tensor, labels: Tensor, own: Tensor) -> Tensor:
-        """(B, 10) probabilities to learn: the labels by the area they have, smoothed, and what the teacher answers."""
+    def _targets(self, pictures: Tensor, labels: Tensor, own: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, 10) probabilities to learn: the labels by the area they have, smoothed, and what a teacher answers.
+
+        A teacher chosen at random answers, to the pictures moved at random by a pixel at most. So what is learned in
+        the long run is the mean of the answers of all teachers to all places, for the price of one answer.
+        """
         true = F.one_hot(labels, len(CLASSES)).float()
         mixed = own[:, None] * true + (1 - own[:, None]) * true.roll(1, 0)
         smooth = mixed * (1 - self.recipe.label_smoothing) + self.recipe.label_smoothing / len(CLASSES)
-        if self.teacher is None:
+        if not self.teachers:
             return smooth
-        return smooth.lerp(self.teacher(pictures).float().softmax(1), self.recipe.taught)
+        teacher = self.teachers[int(torch.randint(len(self.teachers), (), generator=generator))]
+        row, column = torch.randint(3, (2,), generator=generator).tolist()
+        side = pictures.shape[-1]
+        moved = F.pad(pictures, [1] * 4, mode="reflect")[:, :, row : row + side, column : column + side]
+        moved = moved.contiguous(memory_format=torch.channels_last)
+        return smooth.lerp(teacher(moved).float().softmax(1), self.recipe.taught)
 
     @torch.no_grad()
     def _rescale_filters(self) -> None:
