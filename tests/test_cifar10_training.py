@@ -4,7 +4,7 @@ import errno
 import resource
 import signal
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradcam.cifar10 import training
 from gradcam.cifar10.data import Split
@@ -235,31 +235,33 @@ def test_augmentation_is_what_a_slow_loop_makes(recipe: Recipe, side: int) -> No
 
 
 @pytest.fixture
-def teacher(tmp_path: Path) -> tuple[Cifar10Net, str]:
-    """A network that was never trained but has opinions, and the file of its weights."""
-    torch.manual_seed(7)
-    network = Cifar10Net().eval()
-    network.head.weight.data *= 100  # an untrained network believes in all classes alike: no label would matter
-    safetensors.torch.save_file(network.state_dict(), tmp_path / "teacher.safetensors")
-    return network, str(tmp_path / "teacher.safetensors")
+def teachers(tmp_path: Path) -> list[tuple[Cifar10Net, str]]:
+    """Two networks that were never trained but have opinions, and the files of their weights."""
+    made = []
+    for seed in (7, 8):
+        torch.manual_seed(seed)
+        network, path = Cifar10Net().eval(), tmp_path / f"teacher{seed}.safetensors"
+        network.head.weight.data *= 100  # an untrained network believes in all classes alike: no label would matter
+        safetensors.torch.save_file(network.state_dict(), path)
+        made.append((network, str(path)))
+    return made
 
 
-def test_a_taught_network_starts_as_its_teacher(data: Split, teacher: tuple[Cifar10Net, str]) -> None:
-    run = Training(data, replace(RECIPE, teacher=teacher[1]), CPU)
-    for name, tensor in teacher[0].state_dict().items():
-        assert torch.equal(run.network.state_dict()[name], tensor), name
-        assert torch.equal(run.average.module.state_dict()[name], tensor), name
-    run.advance()
-    assert run.teacher is not None
-    assert all(torch.equal(run.teacher.state_dict()[name], tensor) for name, tensor in teacher[0].state_dict().items())
-    assert not torch.equal(run.network.head.weight, teacher[0].head.weight)
+@dataclass(frozen=True)
+class Lesson:
+    """What one training step showed: to the network, and to the teacher it asked."""
+
+    pictures: Tensor
+    own: Tensor
+    labels: Tensor
+    teacher: int | None
+    moved: Tensor
 
 
-@pytest.mark.parametrize("taught", [0, 0.7])
-def test_the_loss_weighs_both_labels_by_the_area_they_have_and_the_teachers_answer(
-    data: Split, teacher: tuple[Cifar10Net, str], monkeypatch: pytest.MonkeyPatch, taught: float
-) -> None:
+def lesson(run: Training, monkeypatch: pytest.MonkeyPatch) -> tuple[float, Lesson]:
+    """Take one step; return its loss and what was seen in it."""
     batch: list[Tensor] = []
+    asked: list[tuple[int | None, Tensor]] = []
 
     def watch(pictures: Tensor, side: int, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         batch.extend(augment(pictures, side, recipe, generator))
@@ -267,36 +269,86 @@ def test_the_loss_weighs_both_labels_by_the_area_they_have_and_the_teachers_answ
         batch.append((means * 255 / 25 - 10 / 25).round().long())  # of each class there is one grey
         return batch[0], batch[1]
 
-    monkeypatch.setattr(training, "augment", watch)
-    run = Training(data, replace(RECIPE, teacher=teacher[1] if taught else ""), CPU)
-    run.network.load_state_dict(teacher[0].state_dict())
-    found = run.advance()
-    pictures, own, labels = batch
+    def listen(teacher: int) -> Callable[[nn.Module, tuple[Tensor]], None]:
+        return lambda _, given: asked.append((teacher, given[0]))
+
+    hooks = [network.register_forward_pre_hook(listen(i)) for i, network in enumerate(run.teachers)]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "augment", watch)
+        loss = run.advance()
+    for hook in hooks:
+        hook.remove()
+    ((teacher, moved),) = asked or [(None, batch[0])]
+    return loss, Lesson(*batch, teacher, moved)
+
+
+def test_a_taught_network_starts_as_its_first_teacher(data: Split, teachers: list[tuple[Cifar10Net, str]]) -> None:
+    run = Training(data, replace(RECIPE, teachers=tuple(path for _, path in teachers)), CPU)
+    for name, tensor in teachers[0][0].state_dict().items():
+        assert torch.equal(run.network.state_dict()[name], tensor), name
+        assert torch.equal(run.average.module.state_dict()[name], tensor), name
+    run.advance()
+    for mine, (given, _) in zip(run.teachers, teachers, strict=True):
+        assert all(torch.equal(mine.state_dict()[name], tensor) for name, tensor in given.state_dict().items())
+    assert not torch.equal(run.network.head.weight, teachers[0][0].head.weight)
+
+
+@pytest.mark.parametrize("taught", [0, Recipe.taught])
+def test_the_loss_weighs_both_labels_by_the_area_they_have_and_a_teachers_answer(
+    data: Split, teachers: list[tuple[Cifar10Net, str]], monkeypatch: pytest.MonkeyPatch, taught: float
+) -> None:
+    student = teachers[0][0]
+    run = Training(data, replace(RECIPE, teachers=tuple(path for _, path in teachers) if taught else ()), CPU)
+    run.network.load_state_dict(student.state_dict())
+    found, seen = lesson(run, monkeypatch)
+    assert (seen.teacher is None) == (not taught)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        pictures = pictures.to(memory_format=torch.channels_last)
-        answers = teacher[0](pictures).double().softmax(1)
-        chances = teacher[0].train()(pictures).double().log_softmax(1)
+        answers = teachers[seen.teacher or 0][0](seen.moved).double().softmax(1)
+        pictures = seen.pictures.to(memory_format=torch.channels_last)
+        chances = student.train()(pictures).double().log_softmax(1)
     total = 0.0
     for i in range(RECIPE.batch_size):
         target = torch.full((10,), RECIPE.label_smoothing / 10, dtype=torch.float64)
-        target[labels[i]] += (1 - RECIPE.label_smoothing) * own[i].item()
-        target[labels[i - 1]] += (1 - RECIPE.label_smoothing) * (1 - own[i].item())
+        target[seen.labels[i]] += (1 - RECIPE.label_smoothing) * seen.own[i].item()
+        target[seen.labels[i - 1]] += (1 - RECIPE.label_smoothing) * (1 - seen.own[i].item())
         target = (1 - taught) * target + taught * answers[i]
         total -= (target * chances[i]).sum().item()
     assert found == pytest.approx(total / RECIPE.batch_size, rel=0.01)  # bfloat16
-    assert 0 < own.min() < 1
+    assert 0 < seen.own.min() < 1
 
 
-def test_a_teacher_that_is_none_is_told(data: Split, teacher: tuple[Cifar10Net, str], tmp_path: Path) -> None:
+def test_all_teachers_are_asked_about_the_pictures_up_to_a_pixel_off(
+    data: Split, teachers: list[tuple[Cifar10Net, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Training(data, replace(RECIPE, teachers=tuple(path for _, path in teachers)), CPU)
+    asked, rows, columns = set(), set(), set()
+    for _ in range(12):
+        _, seen = lesson(run, monkeypatch)
+        padded = np.pad(seen.pictures.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+        side = seen.pictures.shape[-1]
+        ((row, column),) = [
+            (row, column)
+            for row in range(3)
+            for column in range(3)
+            if np.array_equal(padded[:, :, row : row + side, column : column + side], seen.moved.numpy())
+        ]
+        asked.add(seen.teacher)
+        rows.add(row)
+        columns.add(column)
+    assert asked == {0, 1}
+    assert rows == columns == {0, 1, 2}
+
+
+def test_a_teacher_that_is_none_is_told(data: Split, teachers: list[tuple[Cifar10Net, str]], tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     with pytest.raises(ModelError, match=r"^There is no checkpoint .*other\.safetensors\.$"):
-        Training(data, replace(RECIPE, teacher=str(path)), CPU)
-    path.write_bytes(Path(teacher[1]).read_bytes()[:5000])
+        Training(data, replace(RECIPE, teachers=(str(path),)), CPU)
+    path.write_bytes(Path(teachers[0][1]).read_bytes()[:5000])
     with pytest.raises(ModelError, match=r"other\.safetensors cannot be read as a checkpoint"):
-        Training(data, replace(RECIPE, teacher=str(path)), CPU)
+        Training(data, replace(RECIPE, teachers=(str(path),)), CPU)
     safetensors.torch.save_file({"weight": torch.zeros(1)}, path)
     with pytest.raises(ModelError, match=r"other\.safetensors does not fit cifar10, with \d+ tensors"):
-        Training(data, replace(RECIPE, teacher=str(path)), CPU)
+        Training(data, replace(RECIPE, teachers=(str(path),)), CPU)
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing(data: Split) -> None:

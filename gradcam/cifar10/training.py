@@ -32,10 +32,10 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..checkpoints import check_fit, read_tensors
 from ..errors import reason
 from ..files import replacing
 from .data import Split
-from .earlier import trained
 from .network import CLASSES, Cifar10Net, normalise
 
 
@@ -120,7 +120,7 @@ class Training:
 
         torch.manual_seed(recipe.seed)
         self.network = Cifar10Net().to(device)
-        self.teachers = [trained(Path(file)).to(device) for file in recipe.teachers]
+        self.teachers = [_trained(Path(file)).to(device) for file in recipe.teachers]
         if self.teachers:
             self.network.load_state_dict(self.teachers[0].state_dict())
         else:
@@ -246,6 +246,14 @@ class Training:
             optimizer.load_state_dict(saved)
         for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
             schedule.load_state_dict(saved)
+
+
+def _trained(path: Path) -> Cifar10Net:
+    """The network whose weights `path` holds, in evaluation mode. Raises ModelError when they are not such weights."""
+    network, tensors = Cifar10Net().eval(), read_tensors(path)
+    check_fit(tensors, network, "cifar10", path)
+    network.load_state_dict(tensors)
+    return network
 
 
 def train(
