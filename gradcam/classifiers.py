@@ -29,6 +29,7 @@ from .explainer import check_mode
 from .labels import distinct, in_order, known_labels, read_labels
 from .logits import class_count, logits_of
 from .preprocessing import framed, timm_preprocess
+from .targets import tensor_like
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
@@ -89,7 +90,7 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next((tensor.device for tensor in _tensors_of(self.model)), torch.device("cpu"))
+        return tensor_like(self.model).device
 
     def index(self, class_: str | int) -> int:
         """Find a class by its label, in any case, or by its index, which may be text.
@@ -117,8 +118,7 @@ class Classifier:
 
     def as_batch(self, *tensors: Tensor) -> Tensor:
         """Stack preprocessed pictures (C, H, W) to (B, C, H, W), on the network's device and of its type."""
-        like = next((tensor for tensor in _tensors_of(self.model) if tensor.is_floating_point()), torch.empty(0))
-        return torch.stack(tensors).to(like)
+        return torch.stack(tensors).to(tensor_like(self.model))
 
     def _count_classes(self) -> int:
         if getattr(self.model, "num_classes", None) == 0:
@@ -332,7 +332,3 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         here += ["mps"] if torch.backends.mps.is_available() else []
         raise ModelError(f"There is no device {str(device)!r} here: use {', '.join(here)}.") from error
-
-
-def _tensors_of(model: nn.Module) -> chain[Tensor]:
-    return chain(model.parameters(), model.buffers())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ModelError
-from .logits import Classes, Output, choose_classes, choose_rivals, logits_of, score
+from .logits import Classes, Output, choose_classes, choose_rivals, logits_of, score_weights
 from .methods import method_named
 from .targets import UNSEEN, Target, TargetError, find_target, tensor_of
 
@@ -49,10 +49,8 @@ class ForwardPass:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.logits.device.type, enabled=False):
             chosen = choose_classes(self.logits, classes)
             rivals = choose_rivals(self.logits, versus, chosen)
-            logits = self.logits.clone().requires_grad_()
-            scores = score(logits, chosen, rivals).sum(dim=0)
-            weights = [torch.autograd.grad(one, logits, retain_graph=True)[0] for one in scores]
-            gradients = [self._gradient(one) for one in weights]
+            weights = score_weights(self.logits, chosen, rivals)
+            gradients = [self._gradient(one) for one in weights.unbind(1)]
             activations = self.target.read(self._activations.detach())
             signed = method_named(method)(activations[:, None].float(), torch.stack(gradients, dim=1).float())
         return Explanation(self.logits, chosen, signed, self.target)

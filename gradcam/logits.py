@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional as F
 
 Classes = int | Sequence[int] | Tensor | str | None
 NO_RIVAL = -1  # in `versus`: the score of this class alone, not a difference
@@ -170,11 +171,14 @@ def choose_rivals(logits: Tensor, versus: Classes, classes: Tensor) -> Tensor | 
     return None if rivals is None else rivals.expand(classes.shape)
 
 
-def score(logits: Tensor, classes: Tensor, rivals: Tensor | None = None) -> Tensor:
-    """The scores y_class, or y_class - y_rival where there is a rival: (B, N), (B, K) -> (B, K) float32."""
-    scores = per_class(logits).float()
-    chosen = scores.gather(1, classes)
-    if rivals is None:
-        return chosen
-    against = scores.gather(1, rivals.clamp(min=0))
-    return chosen - against.masked_fill(rivals == NO_RIVAL, 0.0)
+def score_weights(logits: Tensor, classes: Tensor, rivals: Tensor | None = None) -> Tensor:
+    """What the scores y_class, or y_class - y_rival where there is a rival, are made of: (B, N), (B, K) -> (B, K, N).
+
+    The score is the logits' sum with these float32 weights.
+    """
+    count = class_count(logits)
+    weights = F.one_hot(classes, count).float()
+    if rivals is not None:
+        against = F.one_hot(rivals.clamp(min=0), count)
+        weights -= against.masked_fill(rivals[..., None] == NO_RIVAL, 0)
+    return weights[..., 1:] - weights[..., :1] if logits.shape[1] == 1 else weights

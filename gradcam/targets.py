@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from threading import get_ident
 from typing import Any
 
@@ -73,6 +74,12 @@ class Target:
                 f"{self.channels} channels on a grid of {self.grid[0]}x{self.grid[1]}."
             )
         return cells
+
+
+def tensor_like(model: nn.Module) -> Tensor:
+    """A tensor on the device and of the type that the network computes with; of the CPU's where it has none."""
+    tensors = (tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
+    return next(tensors, torch.empty(0, device="cpu", dtype=torch.float32))
 
 
 def tensor_of(output: Any) -> Tensor | None:
@@ -253,8 +260,7 @@ def _noise_with_changed_halves(model: nn.Module, input_size: tuple[int, int, int
     pictures[2, :, :, width // 2 :] = other[:, :, width // 2 :]
     pictures[3, :, : height // 2] = other[:, : height // 2]
     pictures[4, :, height // 2 :] = other[:, height // 2 :]
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), noise)
-    return pictures.to(parameter.device, parameter.dtype)
+    return pictures.to(tensor_like(model))
 
 
 def _alignment(change: Tensor) -> float:

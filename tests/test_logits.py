@@ -16,7 +16,7 @@ from gradcam.logits import (
     logits_of,
     per_class,
     probabilities,
-    score,
+    score_weights,
 )
 
 LOGITS = torch.tensor([[0.5, 3.0, -1.0, 2.0], [1.0, -2.0, 4.0, 0.0]])
@@ -225,10 +225,13 @@ def test_rivals_that_cannot_be_meant(versus: Any, message: str):
 
 
 def test_scores():
+    def score(logits: Tensor, *classes: Tensor) -> Tensor:
+        return (score_weights(logits, *classes) * logits[:, None]).sum(dim=2)
+
     classes = torch.tensor([[1, 0], [2, 2]])
     assert score(LOGITS, classes).tolist() == [[3.0, 0.5], [4.0, 4.0]]
     rivals = torch.tensor([[3, NO_RIVAL], [NO_RIVAL, 1]])
     assert score(LOGITS, classes, rivals).tolist() == [[1.0, 0.5], [4.0, 6.0]]
     assert score(SINGLE, torch.tensor([[1, 0], [1, 0]])).tolist() == [[1.5, -1.5], [-0.5, 0.5]]
     assert score(SINGLE, torch.tensor([[1], [1]]), torch.tensor([[0], [0]])).tolist() == [[3.0], [-1.0]]
-    assert score(LOGITS.half(), classes).dtype == torch.float32
+    assert score_weights(LOGITS.half(), classes).dtype == torch.float32
