@@ -407,3 +407,15 @@ def test_hooks_of_the_caller_keep_what_the_graph_is_made_of() -> None:
     (gradient,) = torch.autograd.grad(model.head(both)[:, 3].sum(), activations)
     expected = (gradient.mean((2, 3))[..., None, None] * activations).sum(1)
     assert torch.allclose(signed, expected.detach(), atol=1e-6)
+
+
+def test_a_network_without_parameters_is_searched_in_its_own_type() -> None:
+    """One that was frozen keeps its weights as buffers; those here are of double precision."""
+    model = nn.Sequential(*features_of(), *head()).eval().double()
+    expected = find_target(model, (3, 32, 32))
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach())
+    assert not list(model.parameters())
+    assert find_target(model, (3, 32, 32)) == expected
