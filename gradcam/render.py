@@ -30,7 +30,7 @@ COLORMAPS = {
 NO_EVIDENCE = "no positive evidence"
 
 _UNSEEN = (72, 72, 72)  # a grey that is in none of the colour maps
-_INK, _PALE = "#1a1a1a", "#6b6b6b"
+INK, PALE = "#1a1a1a", "#6b6b6b"  # of text on white
 
 
 def enlarge(saliency: ArrayLike, framing: Framing) -> NDArray[np.float32]:
@@ -120,6 +120,22 @@ def heatmap(
 def colour_bar(colormap: str = "inferno") -> Image.Image:
     """The colours of the evidence from none to the full scale, 256 x 1 pixels. Raises ValueError."""
     return _coloured(np.arange(256, dtype=np.uint8)[None], colormap)
+
+
+def draw_legend(
+    canvas: Image.Image,
+    end: tuple[int, int],
+    size: tuple[int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    colormap: str = "inferno",
+) -> None:
+    """Draw a colour bar of `size` and what its ends mean on the canvas; the right end, half-way down, is at `end`."""
+    draw, (right, middle), gap = ImageDraw.Draw(canvas), end, size[1]
+    right -= round(draw.textlength("strongest evidence", font))
+    draw.text((right, middle), "strongest evidence", PALE, font, anchor="lm")
+    right -= gap + size[0]
+    canvas.paste(colour_bar(colormap).resize(size), (right, middle - size[1] // 2))
+    draw.text((right - gap, middle), "none", PALE, font, anchor="rm")
 
 
 def crisp(picture: Image.Image, framing: Framing, least: int = 256) -> tuple[Image.Image, Framing]:
@@ -321,14 +337,10 @@ def _figure(panels: Sequence[Image.Image], titles: Sequence[str], side: int, col
         figure.paste(panel, (left, head))
         for row, text in enumerate(title):
             font = _font(size, text.isascii())
-            draw.text((left, gap + row * line), _shortened(text, font, width), _PALE if row else _INK, font)
-    small, middle, right = _font(round(0.8 * size)), foot + size // 2, figure.width - gap
-    right -= round(draw.textlength("strongest evidence", small))
-    draw.text((right, middle), "strongest evidence", _PALE, small, anchor="lm")
-    bar = colour_bar(colormap).resize((side // 2, size // 2))
-    right -= gap // 2 + bar.width
-    figure.paste(bar, (right, middle - bar.height // 2))
-    draw.text((right - gap // 2, middle), "none", _PALE, small, anchor="rm")
+            draw.text((left, gap + row * line), _shortened(text, font, width), PALE if row else INK, font)
+    draw_legend(
+        figure, (figure.width - gap, foot + size // 2), (side // 2, size // 2), _font(round(0.8 * size)), colormap
+    )
     return figure
 
 

@@ -21,8 +21,6 @@ RIGHT, WRONG = 3, 6  # pictures shown: right answers of each class, and wrong an
 SIDE, GAP, TEXT, LINE = 256, 16, 17, 23  # of a panel, between panels, of letters and of a line of them, in pixels
 OPACITY = 0.55  # lets the squares of the picture through, which are all there is to recognise
 
-INK, PALE = "#1a1a1a", "#6b6b6b"
-
 
 class Cell(NamedTuple):
     """One cell of a sheet: a picture with two lines above it."""
@@ -125,16 +123,11 @@ def _sheet(rows: list[list[Cell]]) -> Image.Image:
     for row, cells in enumerate(rows):
         for column, cell in enumerate(cells):
             x, y = GAP + column * width, GAP + row * height
-            draw.text((x, y), cell.title, INK, font)
-            draw.text((x, y + LINE), cell.remark, PALE, font)
+            draw.text((x, y), cell.title, render.INK, font)
+            draw.text((x, y + LINE), cell.remark, render.PALE, font)
             sheet.paste(cell.panel, (x, y + head))
 
-    bar = render.colour_bar().resize((SIDE // 2, TEXT // 2))
-    x, y = sheet.width - GAP, sheet.height - LINE
-    draw.text((x, y), "strongest evidence", PALE, font, anchor="rm")
-    x -= round(draw.textlength("strongest evidence", font)) + GAP // 2 + bar.width
-    sheet.paste(bar, (x, y - bar.height // 2))
-    draw.text((x - GAP // 2, y), "none", PALE, font, anchor="rm")
+    render.draw_legend(sheet, (sheet.width - GAP, sheet.height - LINE), (SIDE // 2, TEXT // 2), font)
     return sheet
 
 
