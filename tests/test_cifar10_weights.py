@@ -95,6 +95,19 @@ def test_new_weights_replace_the_old_ones(folder: Path, test: Split) -> None:
     assert len(list(folder.iterdir())) == 2
 
 
+def test_teachers_and_files_that_were_never_in_use_stay(
+    folder: Path, test: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    teacher = manifest(folder)["cifar10"]["file"]
+    Path("cifar10-another.safetensors").touch()
+    save(network(2), test, Recipe(teachers=(teacher,)), folder=folder, **TOLD)
+    assert loaded_seed() == 2
+    assert {path.name for path in folder.iterdir()} == {
+        "manifest.json", "cifar10-another.safetensors", teacher, manifest(folder)["cifar10"]["file"]
+    }  # fmt: skip
+
+
 def test_the_same_weights_can_be_saved_again(folder: Path, test: Split) -> None:
     save(network(1), test, Recipe(), folder=folder, **TOLD)
     assert loaded_seed() == 1

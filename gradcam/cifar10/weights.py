@@ -37,8 +37,8 @@ def save(
     is measured on the CPU in single precision, with what is read back from the file, where anybody can repeat it.
 
     The file's name holds its hash, so new weights never overwrite old ones; the manifest, which is replaced last and
-    as a whole, decides which are in use. Whenever this is interrupted, it names whole weights that are there.
-    Raises OSError.
+    as a whole, decides which are in use; those that were are removed, unless they taught. Whenever this is interrupted,
+    it names whole weights that are there. Raises OSError.
     """
     state = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     content = safetensors.torch.save({k: v.half() if v.is_floating_point() else v for k, v in state.items()})
@@ -50,6 +50,7 @@ def save(
     saved = Cifar10Net().eval()
     saved.load_state_dict(safetensors.torch.load_file(path))
     measured = evaluate(saved, test)
+    before = manifest(folder)
     row = {
         "file": path.name,
         "sha256": sha256,
@@ -66,10 +67,10 @@ def save(
         "versions": versions(),
     }
     with replacing(folder / "manifest.json") as temporary:
-        temporary.write_text(json.dumps(manifest(folder) | {"cifar10": row}, indent=2) + "\n", "utf-8")
-    for other in folder.glob("cifar10-*.safetensors"):
-        if other != path:
-            other.unlink()
+        temporary.write_text(json.dumps(before | {"cifar10": row}, indent=2) + "\n", "utf-8")
+    replaced = folder / before.get("cifar10", row)["file"]
+    if replaced.resolve() not in [kept.resolve() for kept in (path, *map(Path, recipe.teachers))]:
+        replaced.unlink(missing_ok=True)
     return row
 
 
