@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .errors import ModelError
 from .logits import Classes, Output, choose_classes, choose_rivals, logits_of, score_weights
 from .methods import method_named
-from .targets import UNSEEN, Target, TargetError, find_target, tensor_of
+from .targets import UNSEEN, Target, TargetError, find_target, run, tensor_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class Explainer:
             self._latest = self._target_for(input_size)
         elif (configured := _configured_input_size(self.model)) is not None:
             # A network built for another size than its configuration names fails here; its pictures will tell.
-            with suppress(AssertionError, RuntimeError):
+            with suppress(TargetError):
                 self._latest = self._target_for(configured)
 
     @property
@@ -167,7 +167,7 @@ class Explainer:
         # First of the layer's hooks, so that those of the caller see and keep what the graph is made of.
         handle = self.model.get_submodule(target.layer).register_forward_hook(start_graph, prepend=True)
         try:
-            logits = logits_of(self.model(images), batch=len(images))
+            logits = logits_of(run(self.model, images), batch=len(images))
         finally:
             handle.remove()
         if leaf is None:

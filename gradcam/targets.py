@@ -9,6 +9,7 @@ differ from the first in the left, right, upper and lower half, records the outp
   class-token transformer it is zero everywhere but on the token);
 - the insides of attention modules, known by their names, are passed over: queries, keys and values lie on the grid,
   but are no feature maps;
+- what a branch adds to the grid, which reaches the score past the branch too, gives way to what the branch was given;
 - when the grid is smaller than 4 cells on a side, the search goes on to an earlier, larger one.
 """
 
@@ -23,12 +24,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
 
-from .errors import InputError, suggest
+from .errors import InputError, reason, suggest
 from .logits import Output, logits_of
 
 LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
 MOST_OTHER_TOKENS = 16
+MOST_STRETCH = 4  # of a map whose cells are counted; of tokens the proportions are all there is to go by
 LEAST_CORRELATION = 0.5  # between where a cell lies and which half of the picture it answers to
 
 NO_GRADIENT = (
@@ -46,9 +49,9 @@ class TargetError(InputError):
 class Target:
     """Which output of the network holds the evidence, and how to read it.
 
-    `layer` is the module's name in `model.named_modules()`; `layout` is "NCHW", "NHWC" or "NLC"; `grid` is (h, w) in
-    cells; `prefix` and `suffix` count the tokens before and after the grid (class, register and distillation tokens;
-    "NLC" only); `call` says which run of the module is meant when it runs more than once in a forward pass.
+    `layer` is the module's name in `model.named_modules()`; `layout` is "NCHW", "NHWC", "NLC" or "LNC" (tokens first);
+    `grid` is (h, w) in cells; `prefix` and `suffix` count the tokens before and after the grid (class, register and
+    distillation tokens); `call` says which run of the module is meant when it runs more than once in a forward pass.
     """
 
     layer: str
@@ -64,8 +67,9 @@ class Target:
         cells = output
         if self.layout == "NHWC" and output.ndim == 4:
             cells = output.permute(0, 3, 1, 2)
-        elif self.layout == "NLC" and output.ndim == 3:
-            tokens = output[:, self.prefix : output.shape[1] - self.suffix]
+        elif self.layout in ("NLC", "LNC") and output.ndim == 3:
+            tokens = output if self.layout == "NLC" else output.transpose(0, 1)
+            tokens = tokens[:, self.prefix : tokens.shape[1] - self.suffix]
             if tokens.shape[1] == self.grid[0] * self.grid[1]:
                 cells = tokens.mT.unflatten(-1, self.grid)
         if cells.shape[1:] != (self.channels, *self.grid):
@@ -80,6 +84,11 @@ def tensor_like(model: nn.Module) -> Tensor:
     """A tensor on the device and of the type that the network computes with; of the CPU's where it has none."""
     tensors = (tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
     return next(tensors, torch.empty(0, device="cpu", dtype=torch.float32))
+
+
+def run(model: nn.Module, pictures: Tensor) -> Any:
+    """Call the network as it was written, also after `model.compile()`: of compiled code hooks see nothing."""
+    return model._call_impl(pictures)
 
 
 def tensor_of(output: Any) -> Tensor | None:
@@ -135,11 +144,24 @@ class _Probe:
         self.size = input_size[1:]
         self.modules = dict(model.named_modules())
         self.picture = _noise_with_changed_halves(model, input_size).requires_grad_()
-        with _recording(model) as self.records:
-            # A copy, since a network may work in place on its input, which a leaf of the graph does not allow.
-            logits = logits_of(model(self.picture.clone()), batch=len(self.picture))
+        try:
+            with torch.no_grad():
+                run(model, self.picture[:1].clone())  # what networks keep for later passes is kept without a graph
+            with _recording(model) as self.records:
+                # A copy, since a network may work in place on its input, which a leaf of the graph does not allow.
+                returned = run(model, self.picture.clone())
+        except TargetError:
+            raise
+        except Exception as error:  # whatever the network raises
+            raise TargetError(
+                f"the network fails on a batch of shape {tuple(self.picture.shape)} ({reason(error)}); it must take "
+                "batches of any size, and pictures of that shape."
+            ) from error
+        logits = logits_of(returned, batch=len(self.picture))
         if not logits.requires_grad:
             raise TargetError(NO_GRADIENT)
+        shape = self.picture.shape
+        self.given_pictures = {r.layer for r in self.records if r.input is not None and r.input.shape == shape}
         self.output, self.weights = self._score(logits)
 
     def _score(self, logits: Tensor) -> tuple[Output, Tensor]:
@@ -179,7 +201,8 @@ class _Probe:
         aligned = [(record, target) for record in self.records if (target := self._aligned(record))]
         while (found := self._last(aligned)) is not None:
             record, target = found
-            yield self._named_by_owner(record, target)
+            owner = self._owner(record)
+            yield replace(target, layer=owner.layer, call=owner.call)
             if until is not None and min(target.grid) >= until:
                 return
             aligned = [(r, t) for r, t in aligned[: aligned.index(found)] if _area(t) > _area(target)]
@@ -195,30 +218,62 @@ class _Probe:
             if (target := self._aligned(record)) and self._score_depends_on(record, target):
                 return target
         shape = tuple(records[-1].output.shape)[1:]
-        reason = "the score does not depend on its grid" if self._aligned(records[-1]) else "no grid of the picture"
+        why = "the score does not depend on its grid" if self._aligned(records[-1]) else "no grid of the picture"
         raise TargetError(
-            f"layer {layer!r} cannot be explained: {reason} (output shape {shape} a picture, input "
+            f"layer {layer!r} cannot be explained: {why} (output shape {shape} a picture, input "
             f"{self.size[0]}x{self.size[1]}). Leave layer= out to have one found, or choose an earlier layer."
         )
 
     def _last(self, aligned: list[tuple[_Record, Target]]) -> tuple[_Record, Target] | None:
-        """The last output the score depends on; inside an attention module only where there is no other."""
+        """The last output the score depends on; inside an attention module only where there is no other.
+
+        When the score sees the grid past it too, it is a branch: then the last output before, on the same grid, that
+        is none. Where all are, as in networks with several trunks, the last stays.
+        """
         for inside in (False, True):
+            last, branches = None, []
             for record, target in reversed(aligned):
-                if self._inside_attention(record) is inside and self._score_depends_on(record, target):
+                if (
+                    self._inside_attention(record) is not inside
+                    or (last is not None and target.grid != last[1].grid)
+                    or any(f"{record.layer}.".startswith(f"{branch}.") for branch in branches)
+                    or not self._score_depends_on(record, target)
+                ):
+                    continue
+                last = last or (record, target)
+                owner = self._owner(record)
+                if not self._is_branch(owner):
                     return record, target
+                branches.append(owner.layer)
+            if last is not None:
+                return last
         return None
+
+    def _is_branch(self, record: _Record) -> bool:
+        """Whether the score depends on the grid that a module was given even without what the module made of it."""
+        given = record.input
+        if given is None or given is record.output or not given.requires_grad:
+            return False
+        if not _leads_past(self.output.end.node, get_gradient_edge(record.output).node, get_gradient_edge(given).node):
+            return False
+        before = replace(record, output=given)
+        if (target := self._aligned(before)) is None:
+            return False
+        cut = record.output.register_hook(torch.zeros_like)
+        try:
+            return self._score_depends_on(before, target)
+        finally:
+            cut.remove()
 
     def _aligned(self, record: _Record) -> Target | None:
         """The reading of an output as a grid that answers best where the picture changed; None if none does."""
         output = record.output.detach()
-        if output.shape[0] != len(self.picture) or not output.is_floating_point():
+        if not output.is_floating_point():
             return None
-        change = output[1:].float() - output[:1].float()
-        readings = [
-            Target(record.layer, *reading, call=record.call) for reading in _readings(tuple(output.shape), self.size)
-        ]
-        alignments = [_alignment(target.read(change)) for target in readings]
+        shape, batch = tuple(output.shape), len(self.picture)
+        readings = [Target(record.layer, *reading, call=record.call) for reading in _readings(shape, batch, self.size)]
+        cells = [target.read(output).float() for target in readings]
+        alignments = [_alignment(pictures[1:] - pictures[:1]) for pictures in cells]
         best = max(alignments, default=0.0)
         # Tokens read one place off still answer nearly in place, so the best reading counts, not the first.
         return readings[alignments.index(best)] if best > LEAST_CORRELATION else None
@@ -230,21 +285,37 @@ class _Probe:
         return gradient is not None and bool(target.read(gradient).any())
 
     def _inside_attention(self, record: _Record) -> bool:
-        """Whether the module is a part of an attention module."""
+        """Whether the module is a part of an attention module.
+
+        One that is given pictures is a network, whatever its name.
+        """
         parts = record.layer.split(".")
-        owners = ((name, self.modules[".".join(parts[:end])]) for end, name in enumerate(parts[:-1], start=1))
-        named = (f"{name} {type(owner).__name__}" for name, owner in owners)
+        owners = {".".join(parts[:end]): name for end, name in enumerate(parts[:-1], start=1)}
+        named = (f"{owners[path]} {type(self.modules[path]).__name__}" for path in owners.keys() - self.given_pictures)
         return any(re.search("attention|attn", text, re.IGNORECASE) for text in named)
 
-    def _named_by_owner(self, record: _Record, target: Target) -> Target:
-        """Name the outermost module that returns this output: layer4 rather than layer4.2.act3."""
+    def _owner(self, record: _Record) -> _Record:
+        """The record of the outermost module that returns this output: layer4 rather than layer4.2.act3."""
         same = [other for other in self.records if other.same_output(record)]
-        owners = [r for r in same if r.layer == same[0].layer or same[0].layer.startswith(r.layer + ".")]
-        return replace(target, layer=owners[-1].layer, call=owners[-1].call)
+        return [r for r in same if r.layer == same[0].layer or same[0].layer.startswith(r.layer + ".")][-1]
 
     def _seen(self) -> str:
         shapes = dict.fromkeys(f"{r.layer} {tuple(r.output.shape[1:])}" for r in reversed(self.records))
         return ", ".join(list(shapes)[:8]) or "no module that returns a tensor"
+
+
+def _leads_past(start: Node, gate: Node, goal: Node) -> bool:
+    """Whether a path in the graph leads from `start` back to `goal` without passing the `gate`."""
+    seen, ahead = {gate}, [start]
+    while ahead:
+        node = ahead.pop()
+        if node in seen:
+            continue
+        if node is goal:
+            return True
+        seen.add(node)
+        ahead += [after for after, _ in node.next_functions if after is not None]
+    return False
 
 
 def _noise_with_changed_halves(model: nn.Module, input_size: tuple[int, int, int]) -> Tensor:
@@ -282,28 +353,39 @@ def _alignment(change: Tensor) -> float:
     return min(correlations)
 
 
-def _readings(shape: tuple[int, ...], size: tuple[int, int]) -> Iterator[tuple[str, tuple[int, int], int, int, int]]:
-    """The (layout, grid, channels, prefix, suffix) that a shape admits, for a picture of `size` (height, width)."""
-    if len(shape) == 4:
-        _, a, b, c = shape
-        if _fits((b, c), size, slack=4):
-            yield "NCHW", (b, c), a, 0, 0
-        if _fits((a, b), size, slack=4):
-            yield "NHWC", (a, b), c, 0, 0
-    if len(shape) == 3:
-        _, length, channels = shape
-        for others in range(min(MOST_OTHER_TOKENS + 1, length)):
-            cells = length - others
-            for h in range(2, cells // 2 + 1):
-                if cells % h == 0 and _fits((h, cells // h), size, slack=1):
-                    for suffix in range(others + 1):
-                        yield "NLC", (h, cells // h), channels, others - suffix, suffix
+def _readings(
+    shape: tuple[int, ...], batch: int, size: tuple[int, int]
+) -> Iterator[tuple[str, tuple[int, int], int, int, int]]:
+    """The (layout, grid, channels, prefix, suffix) that a shape admits, for `batch` pictures of `size` (h, w)."""
+    match shape:
+        case (first, a, b, c) if first == batch:
+            if _fits((b, c), size, stretch=MOST_STRETCH):
+                yield "NCHW", (b, c), a, 0, 0
+            if _fits((a, b), size, stretch=MOST_STRETCH):
+                yield "NHWC", (a, b), c, 0, 0
+        case (first, second, channels):
+            if first == batch:
+                yield from (("NLC", grid, channels, *others) for grid, *others in _grids(second, size))
+            if second == batch:
+                yield from (("LNC", grid, channels, *others) for grid, *others in _grids(first, size))
 
 
-def _fits(grid: tuple[int, int], size: tuple[int, int], slack: int) -> bool:
-    """Whether a grid has the picture's proportions, to `slack` cells lost or added at the borders."""
+def _grids(tokens: int, size: tuple[int, int]) -> Iterator[tuple[tuple[int, int], int, int]]:
+    """The (grid, prefix, suffix) that so many tokens may be."""
+    for others in range(min(MOST_OTHER_TOKENS + 1, tokens)):
+        cells = tokens - others
+        for h in range(2, cells // 2 + 1):
+            if cells % h == 0 and _fits((h, cells // h), size):
+                for suffix in range(others + 1):
+                    yield (h, cells // h), others - suffix, suffix
+
+
+def _fits(grid: tuple[int, int], size: tuple[int, int], stretch: float = 1) -> bool:
+    """Whether a grid has the picture's proportions, but for a cell lost at the borders, or a stretch."""
     (h, w), (height, width) = grid, size
-    return 2 <= h <= height and 2 <= w <= width and abs(h * width - w * height) < slack * max(height, width)
+    across, down = h * width, w * height
+    alike = abs(across - down) < max(height, width) or max(across, down) <= stretch * min(across, down)
+    return 2 <= h <= height and 2 <= w <= width and alike
 
 
 def _area(target: Target) -> int:

@@ -1,6 +1,7 @@
 """Targets: the right layer, in the right layout, aligned with the picture; or a clear error."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -419,3 +420,143 @@ def test_a_network_without_parameters_is_searched_in_its_own_type() -> None:
             module.register_buffer(name, parameter.detach())
     assert not list(model.parameters())
     assert find_target(model, (3, 32, 32)) == expected
+
+
+class Joined(nn.Module):
+    """Two 3x3 convolutions a stage, the second of which is a branch; at the end its grid is only there as a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*features_of())
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Sequential(*head())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.branch(x) + x)
+
+
+class Concatenated(Joined):
+    """Two branches side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Sequential(*head(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(torch.cat([self.branch(x), self.other(x)], 1))
+
+
+class Pooled(nn.Module):
+    """The means of both grids go to the head: the later grid is no branch of the earlier, larger one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.later = nn.Sequential(*features_of()), nn.Conv2d(8, 8, 3, padding=1, stride=2)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(torch.cat([x.mean((2, 3)), self.later(x).mean((2, 3))], 1))
+
+
+@pytest.mark.parametrize(("network", "layer"), [(Joined, "stem"), (Concatenated, "stem"), (Pooled, "later")])
+def test_a_branch_gives_way_to_what_it_was_given(network: type[nn.Module], layer: str) -> None:
+    assert find_target(network().eval(), (3, 32, 32)).layer == layer
+
+
+def test_of_several_trunks_the_last_is_taken() -> None:
+    """Nothing that both start from lies on a grid as small: to step back would be to see less."""
+
+    class Trunks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Sequential(*features_of()), nn.Sequential(*features_of())
+            self.head = nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.cat([self.one(x).mean((2, 3)), self.two(x).mean((2, 3))], 1))
+
+    assert find_target(Trunks().eval(), (3, 32, 32)).layer == "two"
+
+
+class Transformer(nn.Module):
+    """A small transformer over 4x6 patches and a class token."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.patches, self.places = nn.Conv2d(3, 16, 8, 8), nn.Parameter(torch.randn(1, 25, 16))
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=batch_first, norm_first=True)
+        self.blocks = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.patches(x).flatten(2).mT
+        tokens = torch.cat([patches.new_zeros(len(x), 1, 16), patches], 1) + self.places
+        if self.batch_first:
+            return self.head(self.blocks(tokens)[:, 0])
+        return self.head(self.blocks(tokens.transpose(0, 1))[0])
+
+
+def test_tokens_may_come_before_the_batch() -> None:
+    """As in torch's transformers when they are not told otherwise."""
+    usual, other = Transformer(batch_first=True).eval(), Transformer(batch_first=False).eval()
+    other.load_state_dict(usual.state_dict())
+    pictures = torch.randn(2, 3, 32, 48)
+    expected, found = (Explainer(model)(pictures, "top2") for model in (usual, other))
+    assert (expected.target.layout, found.target.layout) == ("NLC", "LNC")
+    assert found.target == replace(expected.target, layout="LNC")
+    assert (found.target.layer, found.target.grid, found.target.prefix) == ("blocks.layers.2.norm1", (4, 6), 1)
+    torch.testing.assert_close(found.signed, expected.signed)
+
+
+def test_a_network_that_is_called_attention_may_stand_behind_another_layer() -> None:
+    class AttentionNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = nn.Sequential(*features_of()), nn.Sequential(*head())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.features(x))
+
+    class Normalise(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - 0.5) / 0.25
+
+    model = nn.Sequential(Normalise(), AttentionNet()).eval()
+    assert find_target(model, (3, 32, 32)).layer == "1.features"
+
+
+def test_a_grid_may_be_squeezed_on_one_side() -> None:
+    """As by the strides of networks that read lines of text."""
+    layers = [nn.Conv2d(3 if i == 0 else 8, 8, 3, (2, 1 + (i < 2)), 1) for i in range(4)]
+    target = find_target(nn.Sequential(*layers, *head()).eval(), (3, 128, 128))
+    assert (target.layer, target.grid) == ("3", (8, 32))
+
+
+def test_compiling_a_network_in_place_changes_nothing() -> None:
+    model = nn.Sequential(*features_of(), *head()).eval()
+    pictures = torch.randn(2, 3, 32, 32)
+    expected = Explainer(model)(pictures, 1)
+    model.compile(backend="eager")
+    found = Explainer(model)(pictures, 1)
+    assert found.target == expected.target
+    assert torch.equal(found.signed, expected.signed)
+
+
+def test_what_a_network_keeps_for_later_holds_no_graph() -> None:
+    """LeViT, among others, keeps a tensor on its first pass in evaluation mode: it can be copied afterwards."""
+    model = timm.create_model("levit_128s").eval()
+    Explainer(model, input_size=(3, 224, 224))
+    kept = [tensor for module in model.modules() for tensor in getattr(module, "attention_bias_cache", {}).values()]
+    assert kept
+    assert not any(tensor.requires_grad for tensor in kept)
+
+
+def test_a_network_for_one_picture_at_a_time_is_told() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(0), nn.Unflatten(0, (1, -1)), nn.Linear(288, 2))
+    with pytest.raises(TargetError, match=r"^the network fails on a batch of shape \(5, 3, 8, 8\) \(.*any size"):
+        Explainer(model.eval())(torch.zeros(1, 3, 8, 8))
