@@ -37,12 +37,12 @@ class Explanation:
 class ForwardPass:
     """One forward pass over a batch, held with the graph above its target: explains any class without another pass.
 
-    `logits` (B, N) are detached. Safe to use from many threads.
+    `logits` (B, N) and `probabilities` (B, class_count), float32 in 0..1, are detached. Safe to use from many threads.
     """
 
     def __init__(self, output: Output, activations: Tensor, target: Target) -> None:
         self._output, self._activations = output, activations
-        self.logits, self.target = output.logits, target
+        self.logits, self.probabilities, self.target = output.logits, output.probabilities, target
 
     def explain(self, classes: Classes = None, versus: Classes = None, method: str = "gradcam") -> Explanation:
         """Explain `classes`, given as for `Explainer`, at the cost of a backward pass down to the target for each."""

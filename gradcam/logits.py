@@ -59,12 +59,18 @@ class Output:
     A network that ends in a softmax, log-softmax or sigmoid is read before it: the score of a class is its logit, not
     its probability, whose gradient fades as the network grows sure. The values then come from the probabilities, which
     leave a softmax's logits open by a constant for each picture: no probability, order or gradient depends on it.
+    Where probabilities come out in another way (the mean of several softmaxes), their logarithms are the logits.
+
+    `probabilities` are (B, class_count) float32 in 0..1. Several sigmoids are as many questions of yes or no: only then
+    they need not sum to 1.
     """
 
     logits: Tensor
+    probabilities: Tensor
     end: GradientEdge
     shape: torch.Size  # of what stands at the end, with as many elements as the logits
     dtype: torch.dtype
+    slope: Tensor | float = 1.0  # (B, N): of the logits, by what stands at the end
 
     @classmethod
     def of(cls, logits: Tensor) -> "Output":
@@ -73,23 +79,35 @@ class Output:
         while re.match("(Unsafe)?View|ReshapeAlias|(Uns|S)queeze|Alias|Clone|ToCopy", node.name()):
             node = node.next_functions[0][0]
         values = logits.detach()
+        chances = None
         match node.name():
             case "SoftmaxBackward0":
                 values = values.float().clamp(min=torch.finfo(torch.float32).tiny).log()
             case "SigmoidBackward0":
+                chances = values.float() if values.shape[1] > 1 else None
                 values = values.double().logit(eps=1e-12).float()
             case "LogSoftmaxBackward0":
                 pass
             case _:
-                return cls(values, get_gradient_edge(logits), logits.shape, logits.dtype)
+                end, slope = get_gradient_edge(logits), 1.0
+                if _are_probabilities(values):
+                    positive = values.float().clamp(min=1e-12)
+                    values, slope = positive.log(), positive.reciprocal()
+                return cls(values, probabilities(values), end, logits.shape, logits.dtype, slope)
         result = node._saved_result
-        return cls(values, GradientEdge(*node.next_functions[0]), result.shape, result.dtype)
+        chances = probabilities(values) if chances is None else chances
+        return cls(values, chances, GradientEdge(*node.next_functions[0]), result.shape, result.dtype)
 
     def gradient(self, weights: Tensor, of: Tensor) -> Tensor | None:
         """The gradient of the logits' sum with (B, N) weights, in the shape of `of`; None where `of` has no part."""
-        given = weights.to(self.dtype).reshape(self.shape)
+        given = (weights * self.slope).to(self.dtype).reshape(self.shape)
         (gradient,) = torch.autograd.grad(self.end, of, given, retain_graph=True, allow_unused=True)
         return gradient
+
+
+def _are_probabilities(values: Tensor) -> bool:
+    """Whether (B, N) values sum to 1 for every picture, as closely as no logits would by chance."""
+    return values.shape[1] > 1 and bool((values >= 0).all()) and bool(((values.float().sum(1) - 1).abs() < 1e-5).all())
 
 
 def class_count(logits: Tensor) -> int:

@@ -16,7 +16,7 @@ from . import render
 from .classifiers import Classifier
 from .explainer import Explainer, ForwardPass
 from .images import read
-from .logits import NO_RIVAL, choose_classes, probabilities
+from .logits import NO_RIVAL, choose_classes
 from .targets import Target
 
 Picture = str | Path | bytes | Image.Image | NDArray[Any]
@@ -55,7 +55,7 @@ class Inspection:
         tensor, self.framing = classifier.preprocess(self.picture)
         self._forward = self._run(classifier.as_batch(tensor), layer)
         self.target: Target = self._forward.target
-        self.probabilities: NDArray[np.float32] = probabilities(self._forward.logits)[0].cpu().numpy()
+        self.probabilities: NDArray[np.float32] = self._forward.probabilities[0].cpu().numpy()
         self._kept: dict[tuple[str, Asked], NDArray[np.float32]] = {}
 
     @property

@@ -484,6 +484,44 @@ def test_a_network_that_ends_in_probabilities_is_read_before_them(ending: Callab
         assert explainer(images).classes.equal(given.argmax(1, keepdim=True))
 
 
+def mixed(y: Tensor) -> Tensor:
+    """The mean of two softmaxes, as an ensemble of two networks returns it."""
+    return (y.softmax(1) + (2 * y.flip(1)).softmax(1)) / 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "probabilities"),
+    [
+        (lambda y: y, lambda y: y.softmax(1)),
+        (lambda y: y.log_softmax(1), lambda y: y.softmax(1)),
+        (lambda y: y.softmax(1), lambda y: y.softmax(1)),
+        (lambda y: y.softmax(1).clamp(1e-7), lambda y: y.softmax(1)),
+        (mixed, mixed),
+        (lambda y: y.sigmoid(), lambda y: y.sigmoid()),  # as many questions as classes
+        (lambda y: y[:, :1].sigmoid(), lambda y: torch.cat([(-y[:, :1]).sigmoid(), y[:, :1].sigmoid()], 1)),
+        (lambda y: y[:, :1], lambda y: torch.cat([(-y[:, :1]).sigmoid(), y[:, :1].sigmoid()], 1)),
+    ],
+    ids=["logits", "log-softmax", "softmax", "clamped", "ensemble", "sigmoids", "one sigmoid", "one logit"],
+)
+def test_the_probabilities_are_those_of_the_network(
+    ending: Callable[[Tensor], Tensor], probabilities: Callable[[Tensor], Tensor]
+):
+    images = pictures(size=(3, 32, 32))
+    with torch.no_grad():
+        expected = probabilities(Ending(lambda y: y, 1).eval()(images))
+    assert_close(Explainer(Ending(ending, 1).eval()).forward(images).probabilities, expected)
+
+
+def test_an_ensemble_of_softmaxes_is_explained_by_the_logarithm_of_its_mean():
+    images, classes = pictures(size=(3, 32, 32)), torch.tensor([[0, 3], [7, 5]])
+    found = Explainer(Ending(mixed, 1).eval())
+    expected = Explainer(Ending(lambda y: mixed(y).log(), 1).eval())
+    assert_close(found(images).logits, expected(images).logits)
+    assert_close(found(images, classes).signed, expected(images, classes).signed)
+    assert_close(found(images, 3, versus=5).signed, expected(images, 3, versus=5).signed)
+    assert found(images, classes).signed.abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("flat", [True, False], ids=["(B,)", "(B, 1)"])
 def test_a_single_probability_is_two_classes(flat: bool):
     images = pictures(size=(3, 32, 32))

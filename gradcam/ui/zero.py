@@ -22,7 +22,8 @@ from .models import Loaded
 
 SECONDS = 20  # the longest that a call may take: who asks for less waits less, and needs less of a visitor's quota
 
-Answer = tuple[NDArray[np.float32], Target, NDArray[np.float32] | None]  # logits, target, signed maps
+Floats = NDArray[np.float32]
+Answer = tuple[Floats, Floats, Target, Floats | None]  # logits, probabilities, target, signed maps
 
 
 class Lender:
@@ -93,12 +94,12 @@ class LentPass(ForwardPass):
     """A pass that went with its fork; what it said of the picture stays."""
 
     def __init__(self, run: Callable[..., Answer]) -> None:
-        logits, self.target, _ = run()
-        self._run, self.logits = run, torch.from_numpy(logits)
+        logits, probabilities, self.target, _ = run()
+        self._run, self.logits, self.probabilities = run, torch.from_numpy(logits), torch.from_numpy(probabilities)
 
     def explain(self, classes: Any = None, versus: Any = None, method: str = "gradcam") -> Explanation:
         """Explain `classes`, tensors as from `Inspection`, at the cost of another pass."""
-        _, _, signed = self._run(classes.tolist(), versus.tolist(), method)
+        *_, signed = self._run(classes.tolist(), versus.tolist(), method)
         return Explanation(self.logits, classes, torch.from_numpy(signed), self.target)
 
 
@@ -109,7 +110,8 @@ def _pass(classifier: Classifier, images: NDArray[np.float32], layer: str | None
     if question:
         classes, rivals = (torch.tensor(indices, device=forward.logits.device) for indices in question[:2])
         signed = forward.explain(classes, rivals, question[2]).signed.cpu().numpy()
-    return forward.logits.float().cpu().numpy(), forward.target, signed
+    logits, probabilities = (told.float().cpu().numpy() for told in (forward.logits, forward.probabilities))
+    return logits, probabilities, forward.target, signed
 
 
 def _stages(classifier: Classifier) -> list[Target]:
