@@ -336,6 +336,10 @@ def test_other_layers_and_the_strip_through_the_network(page: Page, served: Serv
     grids = page.locator(".panels figcaption span")
     stages = served.models.get(served.models.default).stages
     expect(grids).to_have_text([f"{target.grid[1]} × {target.grid[0]}" for target in stages])
+    last = page.locator("#details .panels img").last
+    before = str(last.get_attribute("src"))
+    choose(page, "Colours", "viridis")
+    expect(last).not_to_have_attribute("src", before)
     choose(page, "Layer", "no such layer")
     page.get_by_role("combobox", name="Layer").press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("the network has no layer")

@@ -90,12 +90,12 @@ def build(rail: Rail, models: Models) -> list[Any]:
         if fresh:
             updates[rail.about] = markup.about(seen.inspection.classifier)
             updates[every_class] = gr.update(choices=choices(seen), value=class_)
+        if before is None:
+            updates |= {empty: gr.update(visible=False), results: gr.update(visible=True)}
         return show(Subject(path, model, chosen, method, class_), Look(*look)) | {
             **updates,
             rail.wanted: None,
             rail.notice: markup.notice(problem),
-            empty: gr.update(visible=False),
-            results: gr.update(visible=True),
         }
 
     def ask_or_stay(
@@ -108,8 +108,11 @@ def build(rail: Rail, models: Models) -> list[Any]:
         under_way[:] = question
         try:
             updates = rail.told(ask)(*question, before, *rest)
-        finally:
-            under_way.clear()
+        except gr.Error as error:
+            updates = {rail.notice: markup.notice(error.message)}
+        if question != under_way:  # the picture was removed meanwhile
+            return {rail.notice: gr.skip()}
+        under_way.clear()
         if rail.subject in updates or updates[rail.notice] == gr.skip():
             return updates
         return updates | {
@@ -120,6 +123,8 @@ def build(rail: Rail, models: Models) -> list[Any]:
         }
 
     def choose(class_: int, subject: Subject, *look: Any) -> Updates:
+        if class_ == subject.class_:  # Gradio's dropdown also sends what it has when it is left
+            return {rail.notice: gr.skip()}
         return show(subject._replace(class_=class_), Look(*look)) | {every_class: class_}
 
     def click(event: gr.EventData, subject: Subject, *look: Any) -> Updates:
@@ -128,7 +133,8 @@ def build(rail: Rail, models: Models) -> list[Any]:
     def draw(subject: Subject | None, *look: Any) -> Updates:
         return show(subject, Look(*look)) if subject else {rail.notice: gr.skip()}
 
-    def clear() -> Updates:
+    def clear(under_way: list[Any]) -> Updates:
+        under_way.clear()
         return {
             rail.subject: None,
             rail.notice: markup.notice(),
@@ -153,8 +159,11 @@ def build(rail: Rail, models: Models) -> list[Any]:
         api_visibility="private",
         **DECODES,
     )
-    answers.click(rail.told(click), [rail.subject, *looks], outputs, **QUIET)
-    every_class.input(rail.told(choose), [every_class, rail.subject, *looks], outputs, **QUIET)
+    # A class that is chosen while another is drawn must not be lost.
+    answers.click(rail.told(click), [rail.subject, *looks], outputs, trigger_mode="multiple", **QUIET)
+    every_class.input(
+        rail.told(choose), [every_class, rail.subject, *looks], outputs, trigger_mode="always_last", **QUIET
+    )
     gr.on(
         [widget.change for widget in looks],
         rail.told(draw),
@@ -163,7 +172,7 @@ def build(rail: Rail, models: Models) -> list[Any]:
         trigger_mode="always_last",
         **QUIET,
     )
-    rail.picture.clear(clear, None, outputs, **QUIET)
+    rail.picture.clear(clear, under_way, outputs, **QUIET)
     return looks
 
 

@@ -28,7 +28,13 @@ NO_CHEETAH = (
     "A ten-class network has no word for a cheetah: it answers with the nearest of its ten, and the map shows why."
 )
 DOWNLOAD = "Get the CIFAR-10 test pictures (163 MB)"
-QUIET: dict[str, Any] = {"show_progress": "hidden", "preprocess": False, "api_visibility": "private"}
+# An event that shows progress nowhere spares the browser a walk over all its outputs whenever its status changes.
+QUIET: dict[str, Any] = {
+    "show_progress": "hidden",
+    "show_progress_on": [],
+    "preprocess": False,
+    "api_visibility": "private",
+}
 
 Updates = dict[Any, Any]  # a widget and its new value
 

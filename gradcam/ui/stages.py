@@ -28,4 +28,5 @@ def build(rail: Rail, models: Models, looks: list[Any]) -> None:
             panels.append((chosen.draw(*seen.thumbnail, saliency, None), target.layer, f"{width} × {height}"))
         return {strip: markup.panels(panels)}
 
-    rail.while_open([panel.expand], [panel.collapse], show, [rail.subject, *looks], [strip], [rail.subject.change])
+    triggers = [rail.subject.change, *(widget.change for widget in looks)]
+    rail.while_open([panel.expand], [panel.collapse], show, [rail.subject, *looks], [strip], triggers)
