@@ -70,7 +70,7 @@ class Output:
     end: GradientEdge
     shape: torch.Size  # of what stands at the end, with as many elements as the logits
     dtype: torch.dtype
-    slope: Tensor | float = 1.0  # (B, N): of the logits, by what stands at the end
+    slope: Tensor | None = None  # (B, N), of the logits by what stands at the end, where that is no logits
 
     @classmethod
     def of(cls, logits: Tensor) -> "Output":
@@ -89,7 +89,7 @@ class Output:
             case "LogSoftmaxBackward0":
                 pass
             case _:
-                end, slope = get_gradient_edge(logits), 1.0
+                end, slope = get_gradient_edge(logits), None
                 if _are_probabilities(values):
                     positive = values.float().clamp(min=1e-12)
                     values, slope = positive.log(), positive.reciprocal()
@@ -100,7 +100,8 @@ class Output:
 
     def gradient(self, weights: Tensor, of: Tensor) -> Tensor | None:
         """The gradient of the logits' sum with (B, N) weights, in the shape of `of`; None where `of` has no part."""
-        given = (weights * self.slope).to(self.dtype).reshape(self.shape)
+        scaled = weights if self.slope is None else weights * self.slope
+        given = scaled.to(self.dtype).reshape(self.shape)
         (gradient,) = torch.autograd.grad(self.end, of, given, retain_graph=True, allow_unused=True)
         return gradient
 

@@ -231,7 +231,8 @@ class _Probe:
         is none. Where all are, as in networks with several trunks, the last stays.
         """
         for inside in (False, True):
-            last, branches = None, []
+            last: tuple[_Record, Target] | None = None
+            branches: list[str] = []
             for record, target in reversed(aligned):
                 if (
                     self._inside_attention(record) is not inside
@@ -364,10 +365,10 @@ def _readings(
             if _fits((a, b), size, stretch=MOST_STRETCH):
                 yield "NHWC", (a, b), c, 0, 0
         case (first, second, channels):
-            if first == batch:
-                yield from (("NLC", grid, channels, *others) for grid, *others in _grids(second, size))
-            if second == batch:
-                yield from (("LNC", grid, channels, *others) for grid, *others in _grids(first, size))
+            for layout, pictures, tokens in (("NLC", first, second), ("LNC", second, first)):
+                if pictures == batch:
+                    for grid, prefix, suffix in _grids(tokens, size):
+                        yield layout, grid, channels, prefix, suffix
 
 
 def _grids(tokens: int, size: tuple[int, int]) -> Iterator[tuple[tuple[int, int], int, int]]:
