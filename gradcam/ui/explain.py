@@ -124,7 +124,7 @@ def build(rail: Rail, models: Models) -> list[Any]:
 
     def choose(class_: int, subject: Subject, *look: Any) -> Updates:
         if class_ == subject.class_:  # Gradio's dropdown also sends what it has when it is left
-            return {rail.notice: gr.skip()}
+            return {rail.notice: markup.notice()}
         return show(subject._replace(class_=class_), Look(*look)) | {every_class: class_}
 
     def click(event: gr.EventData, subject: Subject, *look: Any) -> Updates:
