@@ -213,6 +213,7 @@ def test_contrast(visit: Visit, theme: str, tmp_path: Any) -> None:
     check("list", lambda: page.get_by_role("option").first.wait_for())
     every_class.fill("English springer")
     every_class.press("Enter")
+    expect(page.get_by_role("option")).to_have_count(0)  # the list fades away
     check("hint", lambda: page.locator(".hint").first.wait_for())
     page.get_by_role("tab", name="Why this and not that").click()
     page.get_by_role("button", name="All methods").click()
