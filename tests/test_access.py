@@ -72,6 +72,12 @@ WEAK = (
 }"""
 )
 
+# Nothing moves but what never ends, as a turning wheel does.
+AT_REST = """
+document.getAnimations()
+    .every(one => one.playState === 'finished' || one.effect.getComputedTiming().endTime === Infinity)
+"""
+
 # What has the focus: its name, and the contrast of the ring around it or around what holds it; 0 without a ring.
 FOCUSED = (
     "() => {"
@@ -193,9 +199,9 @@ def test_contrast(visit: Visit, theme: str, tmp_path: Any) -> None:
     def check(state: str, ready: Callable[[], Any]) -> None:
         ready()
         page.mouse.move(0, 0)
-        # What is faded while the page works is back, and colours that change slowly have arrived.
+        # What is faded while the page works is back, and what changes slowly has arrived: colours, lists that fade in.
         expect(page.locator(".pending")).to_have_count(0)
-        page.wait_for_function("document.getAnimations().every(one => !(one instanceof CSSTransition))")
+        page.wait_for_function(AT_REST)
         weak[state] = page.evaluate(WEAK)
 
     check("empty", lambda: None)
