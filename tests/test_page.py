@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -17,6 +18,7 @@ from conftest import Served
 from PIL import Image
 
 import gradcam
+from gradcam.ui.models import Seen
 from gradcam.ui.rail import EXAMPLES
 
 pytest.importorskip("playwright.sync_api")
@@ -128,6 +130,45 @@ def test_a_picture_that_replaces_another_is_looked_at_once(page: Page, served: S
         upload(page, EXAMPLES[0])
         expect(large).to_have_attribute("alt", "Where the evidence for cheetah is")
         assert passes == [1]
+
+
+@contextmanager
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Whatever is to be explained meanwhile waits until the end, and says that it does."""
+    waits, go_on = threading.Event(), threading.Event()
+    explain = Seen.explain
+
+    def wait(*args: Any) -> Any:
+        waits.set()
+        go_on.wait(60)
+        return explain(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Seen, "explain", wait)
+        yield waits
+    go_on.set()
+
+
+def test_a_picture_removed_while_it_is_looked_at_stays_removed(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    with held(monkeypatch) as waits:
+        upload(page, LION)
+        assert waits.wait(60)
+        page.get_by_role("button", name="Remove Image").click()
+        expect(page.locator("#picture input[type=file]")).to_have_count(1)
+    expect(page.locator(".pending")).to_have_count(0)
+    expect(page.locator(".empty")).to_be_visible()
+    expect(page.locator("#picture img")).to_have_count(0)
+    expect(page.locator(".answer")).to_have_count(0)
+
+
+def test_a_class_clicked_while_another_is_drawn_is_not_lost(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(page, LION)
+    expect(page.locator(".answer")).to_have_count(5)
+    with held(monkeypatch) as waits:
+        page.locator(".answer").nth(1).click()
+        assert waits.wait(60)
+        page.locator(".answer").nth(2).click()
+    expect(page.locator(".answer").nth(2)).to_have_attribute("aria-pressed", "true")
 
 
 def test_what_is_taken_along_is_what_is_shown(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
