@@ -104,19 +104,19 @@ class Rail:
     ) -> None:
         """Run the handler when its part of the page is opened, and on `triggers` while that is open.
 
+        The page itself knows what is open: the server is asked nothing for the sake of what nobody sees.
+
         progress_on: what shows that the handler runs.
         """
-        is_open = gr.State(False)
-        gr.on(opens, lambda: True, None, is_open, **QUIET)
-        gr.on(closes, lambda: False, None, is_open, **QUIET)
-
-        def if_open(is_open: bool, *args: Any) -> Updates:
-            return self.told(handler)(*args) if is_open else {self.notice: gr.skip()}
-
+        is_open, asked = gr.Checkbox(False, visible=False), gr.Number(0, visible=False)
+        gr.on(opens, None, None, is_open, js="() => true")
+        gr.on(closes, None, None, is_open, js="() => false")
         gr.on(
-            [is_open.change, *triggers],
-            if_open,
-            [is_open, *inputs],
+            [is_open.change, *triggers], None, [is_open, asked], asked, js="(open, asked) => open ? asked + 1 : asked"
+        )
+        asked.change(
+            self.told(handler),
+            inputs,
             [*outputs, self.notice],
             trigger_mode="always_last",  # a picture may come while the handler still runs for the opening
             **QUIET | ({"show_progress": "minimal", "show_progress_on": progress_on} if progress_on else {}),
