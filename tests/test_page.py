@@ -122,31 +122,40 @@ def test_new_classes_and_new_looks_run_no_network(page: Page, served: Served) ->
         assert passes == []
 
 
-def test_a_picture_that_replaces_another_is_looked_at_once(page: Page, served: Served) -> None:
-    upload(page, LION)
-    large = page.locator(".comparison .evidence")
-    expect(large).to_have_attribute("alt", "Where the evidence for lion is")
-    with forward_passes(served) as passes:
-        upload(page, EXAMPLES[0])
-        expect(large).to_have_attribute("alt", "Where the evidence for cheetah is")
-        assert passes == [1]
-
-
 @contextmanager
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Whatever is to be explained meanwhile waits until the end, and says that it does."""
+    """What is explained first meanwhile waits until the end, and says that it does; the rest goes on."""
     waits, go_on = threading.Event(), threading.Event()
     explain = Seen.explain
 
     def wait(*args: Any) -> Any:
-        waits.set()
-        go_on.wait(60)
+        if not waits.is_set():
+            waits.set()
+            go_on.wait(60)
         return explain(*args)
 
     with monkeypatch.context() as patched:
         patched.setattr(Seen, "explain", wait)
         yield waits
     go_on.set()
+
+
+def test_a_picture_that_replaces_another_is_asked_about_once(
+    page: Page, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(page, LION)
+    large = page.locator(".comparison .evidence")
+    expect(large).to_have_attribute("alt", "Where the evidence for lion is")
+    questions: list[str] = []
+    page.on("request", lambda request: questions.append(request.url) if "/queue/join" in request.url else None)
+    with forward_passes(served) as passes:
+        with held(monkeypatch) as waits:
+            upload(page, CHEETAH)
+            assert waits.wait(60)
+            expect(page.locator("#busy .pending")).to_have_count(1)  # shown until the answer is there
+        expect(large).to_have_attribute("alt", "Where the evidence for cheetah is")
+    assert passes == [1]
+    assert len(questions) == 1  # what is folded asks nothing
 
 
 def test_a_picture_removed_while_it_is_looked_at_stays_removed(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,13 +170,20 @@ def test_a_picture_removed_while_it_is_looked_at_stays_removed(page: Page, monke
     expect(page.locator(".answer")).to_have_count(0)
 
 
-def test_a_class_clicked_while_another_is_drawn_is_not_lost(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_class_clicked_last_is_shown_in_whatever_order_they_are_drawn(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
     upload(page, LION)
     expect(page.locator(".answer")).to_have_count(5)
     with held(monkeypatch) as waits:
         page.locator(".answer").nth(1).click()
         assert waits.wait(60)
         page.locator(".answer").nth(2).click()
+        expect(page.locator(".answer").nth(2)).to_have_attribute("aria-pressed", "true")
+    large = page.locator(".comparison .evidence")
+    before = str(large.get_attribute("src"))
+    page.get_by_label("Map only").check()  # drawn anew, for the class that the server now takes for the chosen one
+    expect(large).not_to_have_attribute("src", before)
     expect(page.locator(".answer").nth(2)).to_have_attribute("aria-pressed", "true")
 
 

@@ -22,6 +22,8 @@ WEAK = 0.15  # of the strongest evidence shown
 
 def build(rail: Rail, models: Models) -> list[Any]:
     """Place the tab here. Returns the widgets of its Look, which every tab follows."""
+    # It stands for all below: progress shown on what holds the pictures would have the browser copy them.
+    busy = gr.HTML(elem_id="busy", apply_default_css=False)
     empty = gr.HTML(EMPTY, apply_default_css=False)
     # In the order of reading: so it is walked through by keyboard, and stacked where the page is narrow.
     with gr.Row(elem_id="explain", visible=False) as results:
@@ -68,8 +70,6 @@ def build(rail: Rail, models: Models) -> list[Any]:
         picture: Any, model: str, layer: str, method: str, before: Subject | None, wanted: str | None, *look: Any
     ) -> Updates:
         """Look at a picture, unless it is the one shown."""
-        if picture is None:
-            return {rail.notice: gr.skip()}
         path = uploaded(picture)
         if before and model != before.model:
             layer = AUTOMATIC
@@ -102,10 +102,9 @@ def build(rail: Rail, models: Models) -> list[Any]:
         under_way: list[Any], picture: Any, model: str, layer: str, method: str, before: Subject | None, *rest: Any
     ) -> Updates:
         """As `ask`; where that fails, everything stays as it was before, and the sentence says why."""
-        question = [picture, model, layer, method]
-        if question == under_way:
-            return {rail.notice: gr.skip()}
-        under_way[:] = question
+        if picture is None:  # removed; `clear` may have been overtaken by the answer
+            return clear(under_way) | {rail.notice: gr.skip()}
+        under_way[:] = question = [picture, model, layer, method]
         try:
             updates = rail.told(ask)(*question, before, *rest)
         except gr.Error as error:
@@ -127,8 +126,10 @@ def build(rail: Rail, models: Models) -> list[Any]:
             return {rail.notice: markup.notice()}
         return show(subject._replace(class_=class_), Look(*look)) | {every_class: class_}
 
-    def click(event: gr.EventData, subject: Subject, *look: Any) -> Updates:
-        return choose(event.value, subject, *look)
+    def click(event: gr.EventData, latest: list[int], subject: Subject, *look: Any) -> Updates:
+        latest[:] = [event.value]
+        updates = choose(event.value, subject, *look)
+        return updates if latest == [event.value] else {rail.notice: gr.skip()}  # another was clicked meanwhile
 
     def draw(subject: Subject | None, *look: Any) -> Updates:
         return show(subject, Look(*look)) if subject else {rail.notice: gr.skip()}
@@ -145,22 +146,25 @@ def build(rail: Rail, models: Models) -> list[Any]:
 
     outputs = [rail.subject, rail.wanted, rail.notice, rail.picture, rail.model, rail.about, rail.method, rail.layer]
     outputs += [empty, results, comparison, hint, facts, answers, every_class, saved.link, saved.code]
-    # Where one picture replaces another, Gradio empties its place first: two changes, which both ask about the new one.
+    # Where one picture replaces another, Gradio empties its place first: of two changes this makes one.
+    path = gr.Textbox("", visible=False)
+    rail.picture.change(None, rail.picture, path, js="picture => picture?.path ?? ''")
     under_way = gr.State([])
     asked = [under_way, rail.picture, rail.model, rail.layer, rail.method, rail.subject, rail.wanted]
     gr.on(
-        [rail.picture.change, rail.model.input, rail.layer.input, rail.method.input],
+        [path.change, rail.model.input, rail.layer.input, rail.method.input],
         ask_or_stay,
         [*asked, *looks],
         outputs,
-        show_progress_on=[comparison, empty],
+        show_progress_on=busy,
         trigger_mode="always_last",  # a picture that comes while another is explained must not be lost
         preprocess=False,
         api_visibility="private",
         **DECODES,
     )
-    # A class that is chosen while another is drawn must not be lost.
-    answers.click(rail.told(click), [rail.subject, *looks], outputs, trigger_mode="multiple", **QUIET)
+    # A class that is clicked while another is drawn must not be lost.
+    clicked = [gr.State([]), rail.subject, *looks]
+    answers.click(rail.told(click), clicked, outputs, trigger_mode="multiple", **QUIET)
     every_class.input(
         rail.told(choose), [every_class, rail.subject, *looks], outputs, trigger_mode="always_last", **QUIET
     )
