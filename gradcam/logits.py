@@ -78,24 +78,23 @@ class Output:
         node: Any = get_gradient_edge(logits).node  # of which each kind has attributes of its own
         while re.match("(Unsafe)?View|ReshapeAlias|(Uns|S)queeze|Alias|Clone|ToCopy", node.name()):
             node = node.next_functions[0][0]
-        values = logits.detach()
-        chances = None
+        given = logits.detach()
         match node.name():
             case "SoftmaxBackward0":
-                values = values.float().clamp(min=torch.finfo(torch.float32).tiny).log()
+                values = given.float().clamp(min=torch.finfo(torch.float32).tiny).log()
             case "SigmoidBackward0":
-                chances = values.float() if values.shape[1] > 1 else None
-                values = values.double().logit(eps=1e-12).float()
+                values = given.double().logit(eps=1e-12).float()
             case "LogSoftmaxBackward0":
-                pass
+                values = given
             case _:
-                end, slope = get_gradient_edge(logits), None
-                if _are_probabilities(values):
-                    positive = values.float().clamp(min=1e-12)
+                values, slope = given, None
+                if _are_probabilities(given):
+                    positive = given.float().clamp(min=1e-12)
                     values, slope = positive.log(), positive.reciprocal()
-                return cls(values, probabilities(values), end, logits.shape, logits.dtype, slope)
+                return cls(values, probabilities(values), get_gradient_edge(logits), logits.shape, logits.dtype, slope)
+        several_sigmoids = node.name() == "SigmoidBackward0" and given.shape[1] > 1
+        chances = given.float() if several_sigmoids else probabilities(values)
         result = node._saved_result
-        chances = probabilities(values) if chances is None else chances
         return cls(values, chances, GradientEdge(*node.next_functions[0]), result.shape, result.dtype)
 
     def gradient(self, weights: Tensor, of: Tensor) -> Tensor | None:
