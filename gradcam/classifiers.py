@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .checkpoints import check_fit, read_tensors, unprefixed
 from .cifar10 import network as cifar10
 from .errors import ModelError, reason, suggest
-from .explainer import check_mode
+from .explainer import check_mode, unwrapped
 from .labels import distinct, in_order, known_labels, read_labels
 from .logits import class_count, logits_of
 from .preprocessing import framed, timm_preprocess
@@ -63,7 +63,7 @@ class Classifier:
 
         Runs the network once on a blank picture. Raises ModelError.
         """
-        self.model = model
+        self.model = model = unwrapped(model)
         self.name = name or type(model).__name__
         check_mode(model)
         if preprocess is None:
@@ -110,6 +110,8 @@ class Classifier:
                     f"(a label or an index from 0 to {count - 1})."
                 )
             index = int(text) if len(text) < 10 else count
+        elif isinstance(class_, bool) or not hasattr(class_, "__index__"):
+            raise ModelError(f"{str(class_)[:80]!r} is no class: give a label, or an index from 0 to {count - 1}.")
         else:
             index = operator.index(class_)
         if not 0 <= index < count:

@@ -86,7 +86,7 @@ class Explainer:
         input_size: tuple[int, int, int] | None = None,
     ) -> None:
         method_named(method)
-        self.model, self.layer, self.method = _unwrapped(model), layer, method
+        self.model, self.layer, self.method = unwrapped(model), layer, method
         self._targets: dict[tuple[int, ...], Target] = {}
         self._lock = Lock()
         self._latest: Target | None = None
@@ -171,7 +171,7 @@ class Explainer:
         finally:
             handle.remove()
         if leaf is None:
-            raise TargetError(f"layer {target.layer!r} {UNSEEN}")
+            raise TargetError(f"layer {target.layer!r} did not run {UNSEEN}")
         if not logits.requires_grad:
             raise TargetError(
                 f"the score does not depend on layer {target.layer!r}, or gradients are switched off above it; choose "
@@ -188,9 +188,17 @@ def check_mode(model: nn.Module) -> None:
         raise ModelError(f"{what} is in training mode, where answers are random or change it; call model.eval().")
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, of which torch.compile, DataParallel and DistributedDataParallel run copies or traces."""
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, of which torch.compile, DataParallel and DistributedDataParallel run copies or traces.
+
+    Raises ModelError when it is none.
+    """
     while True:
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                f"the model is {type(model).__name__} {str(model)[:80]!r}; expected a torch.nn.Module, such as "
+                'gradcam.load("resnet50") wraps.'
+            )
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
         elif isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):

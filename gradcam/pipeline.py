@@ -1,6 +1,6 @@
 """A picture and a classifier -> the classes it believes in, and where the evidence for each is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -109,7 +109,8 @@ class Inspection:
             classes = "top1"
         if isinstance(classes, str) and classes.startswith("top") and classes[3:].isdecimal():
             return [(prediction.index, NO_RIVAL) for prediction in self.top(int(classes[3:]))]
-        several = isinstance(classes, Iterable) and not isinstance(classes, tuple | str)
+        one = isinstance(classes, tuple | str | bytes | Mapping) or getattr(classes, "ndim", 1) == 0
+        several = isinstance(classes, Iterable) and not one
         questions: list[Any] = list(classes) if several else [classes]  # type: ignore[arg-type]
         return [self.index(question) for question in questions]
 

@@ -39,11 +39,17 @@ def framed(transform: Callable[[Image.Image], Any]) -> tuple[Preprocess, tuple[i
         tensor, framing = result if isinstance(result, tuple) else (result, measured(picture.size))
         return tensor.to("cpu", torch.float32), framing
 
-    sample = transform(Image.new("RGB", (256, 256)))
-    tensor = sample[0] if isinstance(sample, tuple) else sample
+    slope = Image.linear_gradient("L")
+    picture = Image.merge("RGB", (slope, slope.rotate(90), slope.rotate(180)))  # 256x256, no two parts alike
+    tensor, *again = (sample[0] if isinstance(sample, tuple) else sample for sample in map(transform, [picture] * 8))
     if not isinstance(tensor, Tensor) or tensor.ndim != 3:
         shape = tuple(tensor.shape) if hasattr(tensor, "shape") else type(tensor).__name__
         raise ModelError(f"preprocess must make one (C, H, W) tensor of a picture; it made {shape}.")
+    if not all(torch.equal(tensor, other) for other in again):
+        raise ModelError(
+            "preprocess makes another tensor of the same picture every time: take out what is random, or give the "
+            "transform for evaluation."
+        )
     channels, height, width = tensor.shape
     return preprocess, (channels, height, width)
 

@@ -38,7 +38,7 @@ NO_GRADIENT = (
     "no gradient leads from the score to a map: the network runs its layers under torch.no_grad() or inference_mode(), "
     "or detaches what they return. Explain it without that; its weights and their gradients are left as they are."
 )
-UNSEEN = "did not run where it can be seen; explain the network before it is compiled, scripted or spread over devices."
+UNSEEN = "where it can be seen; explain the network before it is compiled, scripted or spread over devices."
 
 
 class TargetError(InputError):
@@ -181,7 +181,7 @@ class _Probe:
     def choose(self) -> Target:
         """The target of the whole network."""
         if not self.records and len(self.modules) > 1:
-            raise TargetError(f"no part of the network {UNSEEN}")
+            raise TargetError(f"no part of the network ran {UNSEEN}")
         smallest_first = list(self.stages(until=LEAST_SIDE))
         if not smallest_first:
             aligned = [record for record in self.records if self._aligned(record)]
@@ -198,7 +198,11 @@ class _Probe:
 
         Ends after the first grid of at least `until` cells on its shorter side.
         """
-        aligned = [(record, target) for record in self.records if (target := self._aligned(record))]
+        aligned = [
+            (record, target)
+            for record in self.records
+            if (target := self._aligned(record)) and not self._merely_enlarges(record, target)
+        ]
         while (found := self._last(aligned)) is not None:
             record, target = found
             owner = self._owner(record)
@@ -211,7 +215,7 @@ class _Probe:
         """The target at a given layer."""
         records = [record for record in self.records if record.layer == layer]
         if not self.records:
-            raise TargetError(f"layer {layer!r} {UNSEEN}")
+            raise TargetError(f"layer {layer!r} did not run {UNSEEN}")
         if not records:
             raise TargetError(f"layer {layer!r} does not run, or returns no tensor, in the network's forward pass.")
         for record in reversed(records):
@@ -278,6 +282,16 @@ class _Probe:
         best = max(alignments, default=0.0)
         # Tokens read one place off still answer nearly in place, so the best reading counts, not the first.
         return readings[alignments.index(best)] if best > LEAST_CORRELATION else None
+
+    def _merely_enlarges(self, record: _Record, target: Target) -> bool:
+        """Whether the module made the grid of a smaller one, without anything of its own: it says no more than that."""
+        given = record.input
+        if given is None or given.ndim != 4 or given.numel() >= record.output.numel():
+            return False
+        if any(True for _ in self.modules[record.layer].parameters()):
+            return False
+        before = self._aligned(replace(record, output=given))
+        return before is not None and _area(before) < _area(target)
 
     def _score_depends_on(self, record: _Record, target: Target) -> bool:
         if not record.output.requires_grad:

@@ -611,6 +611,34 @@ def test_batches_are_of_the_type_of_the_network_and_where_it_is(dtype: torch.dty
         assert batch[:, 0, 0, 0].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
+def test_a_wrapped_network_is_taken_for_what_it_is(wrap: Callable[..., nn.Module]) -> None:
+    """Timm's own mean, deviation and labels, which the wrapper does not have."""
+    model = timm.create_model("vit_tiny_patch16_224").eval()
+    plain, wrapped = Classifier(model), Classifier(wrap(model))
+    picture = Image.linear_gradient("L").convert("RGB")
+    assert wrapped.labels == plain.labels
+    assert wrapped.labels[0] == "tench"
+    assert torch.equal(wrapped.preprocess(picture)[0], plain.preprocess(picture)[0])
+
+
+def test_what_is_no_network_is_told() -> None:
+    with pytest.raises(ModelError, match=r"the model is str 'resnet18'; expected a torch.nn.Module"):
+        Classifier("resnet18")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("class_", [True, None, 3.0, [1], b"tabby"], ids=str)
+def test_what_is_no_class_is_told(class_: object) -> None:
+    with pytest.raises(ModelError, match="is no class: give a label, or an index from 0 to 9"):
+        load("cifar10").index(class_)  # type: ignore[arg-type]
+
+
+def test_a_random_preprocess_is_told() -> None:
+    steps = transforms.Compose([transforms.Resize((32, 32)), transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+    with pytest.raises(ModelError, match="take out what is random, or give the transform for evaluation"):
+        Classifier(Cifar10Net().eval(), preprocess=steps)
+
+
 def test_framing_given_by_the_preprocessing_is_kept() -> None:
     framing = Framing((300, 200), (1, 2, 3, 4))
     classifier = Classifier(small_network().eval(), preprocess=lambda picture: (torch.ones(3, 40, 50), framing))

@@ -170,6 +170,7 @@ def test_why_this_class_rather_than_that(colours: Classifier, flag: np.ndarray):
         ("green", [GREEN]),
         (BLUE, [BLUE]),
         (["Blue", RED, "2", "red"], [BLUE, RED]),
+        (torch.tensor(BLUE), [BLUE]),
     ],
     ids=str,
 )
@@ -183,6 +184,9 @@ def test_questions(colours: Classifier, flag: np.ndarray, classes: Any, asked: l
         ({"classes": "rad"}, ModelError, "colours has no class 'rad'.*red"),
         ({"classes": ["red", 3]}, ModelError, "colours has no class 3"),
         ({"classes": ("red", "pink")}, ModelError, "colours has no class 'pink'"),
+        ({"classes": b"red"}, ModelError, r"b'red'. is no class"),
+        ({"classes": {RED: BLUE}}, ModelError, "is no class"),
+        ({"classes": True}, ModelError, "'True' is no class"),
         ({"classes": "top0"}, ValueError, "top0"),
         ({"classes": []}, ValueError, "no classes were asked for"),
         ({"method": "grad-cam"}, ValueError, r"no method 'grad-cam'; choose one of gradcam, "),

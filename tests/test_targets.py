@@ -215,6 +215,14 @@ def test_a_grid_too_small_to_say_anything_sends_the_search_back() -> None:
     assert (find_target(model, (3, 160, 288)).layer, find_target(model, (3, 160, 288)).grid) == ("layer4", (5, 9))
 
 
+def test_a_grid_that_is_only_enlarged_counts_as_large_as_it_was_before() -> None:
+    """VGG's head wants 7x7 cells, of whatever there is: at 64x64 pixels two by two."""
+    model = torchvision.models.vgg11().eval()
+    for side, target in ((224, ("avgpool", (7, 7))), (64, ("features.19", (4, 4)))):
+        found = find_target(model, (3, side, side))
+        assert (found.layer, found.grid) == target
+
+
 def test_a_small_grid_is_taken_where_there_is_no_larger() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.ReLU(), *head()).eval()
     assert find_target(model, (3, 24, 24)).grid == (3, 3)
