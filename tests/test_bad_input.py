@@ -345,10 +345,10 @@ GARBAGE = [None, "x", -1, 1e308, [[["x"]]], {"__type__": "update", "value": {"pa
 def test_the_events_of_the_page_itself(visitor: Visitor, served: Served, lion: dict[str, Any], value: Any) -> None:
     """Each of them, after a picture was shown, with a wrong value in all its arguments."""
     session, config = secrets.token_hex(8), httpx.get(f"{served.url}config").json()
-    asked = [None, lion, "efficientnet_lite0", "automatic", "gradcam", None, None, 0.65, "turbo", 0, False, False]
+    asked = [lion, "efficientnet_lite0", "automatic", "gradcam", None, None, None, 0.65, "turbo", 0, False, False]
     events = [event for event in config["dependencies"] if event["backend_fn"] and event["targets"]]
     (ask,) = (event for event in events if event["api_name"] == "ask_or_stay")
-    assert "Where the evidence for lion is" in visitor.trigger(session, ask["id"], asked)
+    assert "Where the evidence for lion is" in visitor.trigger(session, ask["id"], [None, None, *asked])
     for event in events:
         answer = visitor.trigger(session, event["id"], [value for _ in event["inputs"]], {"value": value})
         assert '"msg":"process_completed"' in answer

@@ -22,7 +22,7 @@ from gradcam.ui.models import Seen
 from gradcam.ui.rail import EXAMPLES
 
 pytest.importorskip("playwright.sync_api")
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 # Gradio's statistics of its own queue use what pandas has since deprecated.
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.queueing")
@@ -170,21 +170,42 @@ def test_a_picture_removed_while_it_is_looked_at_stays_removed(page: Page, monke
     expect(page.locator(".answer")).to_have_count(0)
 
 
-def test_the_class_clicked_last_is_shown_in_whatever_order_they_are_drawn(
-    page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_chosen_meanwhile_is_neither_lost_nor_mixed(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     upload(page, LION)
+    large = page.locator(".comparison .evidence")
     expect(page.locator(".answer")).to_have_count(5)
+    third = answers(page)[2]
     with held(monkeypatch) as waits:
         page.locator(".answer").nth(1).click()
         assert waits.wait(60)
         page.locator(".answer").nth(2).click()
-        expect(page.locator(".answer").nth(2)).to_have_attribute("aria-pressed", "true")
-    large = page.locator(".comparison .evidence")
-    before = str(large.get_attribute("src"))
-    page.get_by_label("Map only").check()  # drawn anew, for the class that the server now takes for the chosen one
-    expect(large).not_to_have_attribute("src", before)
+        page.get_by_label("Map only").check()
+    expect(large).to_have_attribute("alt", f"Where the evidence for {third} is")
     expect(page.locator(".answer").nth(2)).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="The same in Python").click()
+    expect(page.locator(".code")).to_contain_text("heatmap")  # the map alone
+
+    with held(monkeypatch) as waits:
+        page.locator(".answer").nth(1).click()
+        assert waits.wait(60)
+        upload(page, CHEETAH)
+    expect(large).to_have_attribute("alt", "Where the evidence for cheetah is")
+    assert answers(page)[0] == "cheetah"
+
+
+def test_a_question_that_was_refused_may_be_put_again(browser: Browser, served: Served) -> None:
+    page = browser.new_page()  # on which errors are logged
+    page.goto(served.url)
+    upload(page, LION)
+    expect(page.locator(".answer")).to_have_count(5)
+    queue = served.blocks._queue
+    most, queue.max_size = queue.max_size, 0
+    upload(page, CHEETAH)
+    page.get_by_test_id("toast-body").wait_for()
+    queue.max_size = most
+    upload(page, CHEETAH)
+    expect(page.locator(".comparison .evidence")).to_have_attribute("alt", "Where the evidence for cheetah is")
+    page.close()
 
 
 def test_what_is_taken_along_is_what_is_shown(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,9 +78,10 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
     outputs = [compared, class_, rival, rail.rival, hint, panels, link]
     triggers = [rail.subject.change, class_.input, rival.input, *(widget.change for widget in looks)]
     closes = [other.select for other in others]
-    rail.while_open([tab.select], closes, show, asked, outputs, triggers)
+    shown = rail.while_open([tab.select], closes, show, asked, outputs, triggers)
     triggers = [compared.change, class_.input, *(widget.change for widget in looks)]
-    rail.while_open([folded.expand], [folded.collapse], show_methods, [compared, class_, *looks], [grid], triggers)
+    asked = [compared, class_, *looks]
+    rail.while_open([folded.expand], [folded.collapse], show_methods, asked, [grid], triggers, within=shown)
 
 
 def _rival(seen: Seen, class_: int, truth: str) -> int:

@@ -1,5 +1,6 @@
 """The tab "Explain": what the model believes, and where the evidence for each class is."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,12 +19,11 @@ EMPTY = """
 </div>
 """
 WEAK = 0.15  # of the strongest evidence shown
+CLICKED = "clicked => [Number(document.querySelector('#answers [data-chosen]').dataset.chosen), clicked + 1]"
 
 
-def build(rail: Rail, models: Models) -> list[Any]:
-    """Place the tab here. Returns the widgets of its Look, which every tab follows."""
-    # It stands for all below: progress shown on what holds the pictures would have the browser copy them.
-    busy = gr.HTML(elem_id="busy", apply_default_css=False)
+def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
+    """Place the tab here. Returns the widgets of its Look, which every tab follows. busy: shows that it works."""
     empty = gr.HTML(EMPTY, apply_default_css=False)
     # In the order of reading: so it is walked through by keyboard, and stacked where the page is narrow.
     with gr.Row(elem_id="explain", visible=False) as results:
@@ -67,72 +67,77 @@ def build(rail: Rail, models: Models) -> list[Any]:
         }
 
     def ask(
-        picture: Any, model: str, layer: str, method: str, before: Subject | None, wanted: str | None, *look: Any
+        restored: list[Path],
+        picture: Any,
+        model: str,
+        layer: str,
+        method: str,
+        class_: int | None,
+        before: Subject | None,
+        wanted: str | None,
+        *look: Any,
     ) -> Updates:
-        """Look at a picture, unless it is the one shown."""
+        """What everything that can be chosen, as it stands now, comes to."""
         path = uploaded(picture)
-        if before and model != before.model:
-            layer = AUTOMATIC
-        chosen = None if layer == AUTOMATIC else layer
-        if before and (path, model, chosen, method) == before[:4]:
+        if restored == [path]:
+            restored.clear()
             return {rail.notice: gr.skip()}
+        restored.clear()
+        automatic = layer == AUTOMATIC or (before is not None and model != before.model)
+        chosen = None if automatic else layer
         seen = models.get(model).see(path, chosen)
-        problem, class_ = "", seen.inspection.top(1)[0].index
+        best, problem = seen.inspection.top(1)[0].index, ""
         fresh = before is None or (path, model) != before[:2]
-        if before and not fresh:
-            class_ = before.class_
-        elif wanted is not None:
+        if fresh or class_ is None:
+            class_ = best
+        if fresh and wanted is not None:
             try:
                 class_ = seen.inspection.classifier.index(wanted)
             except ModelError as error:
                 problem = str(error)
-        updates: Updates = {rail.layer: layer, every_class: class_}
+        subject = Subject(path, model, chosen, method, seen.inspection.classifier.index(class_))
+        # What was not changed here is left alone: it may be another by now.
+        updates: Updates = {rail.layer: AUTOMATIC} if automatic and layer != AUTOMATIC else {}
         if fresh:
             updates[rail.about] = markup.about(seen.inspection.classifier)
-            updates[every_class] = gr.update(choices=choices(seen), value=class_)
+            updates[every_class] = gr.update(choices=choices(seen), value=subject.class_)
         if before is None:
             updates |= {empty: gr.update(visible=False), results: gr.update(visible=True)}
-        return show(Subject(path, model, chosen, method, class_), Look(*look)) | {
-            **updates,
-            rail.wanted: None,
-            rail.notice: markup.notice(problem),
-        }
+        return show(subject, Look(*look)) | {**updates, rail.wanted: None, rail.notice: markup.notice(problem)}
 
     def ask_or_stay(
-        under_way: list[Any], picture: Any, model: str, layer: str, method: str, before: Subject | None, *rest: Any
+        under_way: list[Any],
+        restored: list[Path],
+        picture: Any,
+        model: str,
+        layer: str,
+        method: str,
+        class_: int | None,
+        before: Subject | None,
+        *rest: Any,
     ) -> Updates:
         """As `ask`; where that fails, everything stays as it was before, and the sentence says why."""
         if picture is None:  # removed; `clear` may have been overtaken by the answer
             return clear(under_way) | {rail.notice: gr.skip()}
-        under_way[:] = question = [picture, model, layer, method]
+        under_way[:] = [picture]
         try:
-            updates = rail.told(ask)(*question, before, *rest)
+            updates = rail.told(ask)(restored, picture, model, layer, method, class_, before, *rest)
         except gr.Error as error:
             updates = {rail.notice: markup.notice(error.message)}
-        if question != under_way:  # the picture was removed meanwhile
+        if not under_way:  # the picture was removed meanwhile
             return {rail.notice: gr.skip()}
         under_way.clear()
         if rail.subject in updates or updates[rail.notice] == gr.skip():
             return updates
+        if before and not (isinstance(picture, dict) and picture.get("path") == str(before.picture)):
+            restored[:] = [before.picture]  # which the page asks about, as of any picture that takes another's place
         return updates | {
             rail.picture: str(before.picture) if before else None,
             rail.model: before.model if before else models.default,
             rail.layer: (before.layer if before else None) or AUTOMATIC,
             rail.method: before.method if before else method,
+            every_class: before.class_ if before else None,
         }
-
-    def choose(class_: int, subject: Subject, *look: Any) -> Updates:
-        if class_ == subject.class_:  # Gradio's dropdown also sends what it has when it is left
-            return {rail.notice: markup.notice()}
-        return show(subject._replace(class_=class_), Look(*look)) | {every_class: class_}
-
-    def click(event: gr.EventData, latest: list[int], subject: Subject, *look: Any) -> Updates:
-        latest[:] = [event.value]
-        updates = choose(event.value, subject, *look)
-        return updates if latest == [event.value] else {rail.notice: gr.skip()}  # another was clicked meanwhile
-
-    def draw(subject: Subject | None, *look: Any) -> Updates:
-        return show(subject, Look(*look)) if subject else {rail.notice: gr.skip()}
 
     def clear(under_way: list[Any]) -> Updates:
         under_way.clear()
@@ -146,36 +151,31 @@ def build(rail: Rail, models: Models) -> list[Any]:
 
     outputs = [rail.subject, rail.wanted, rail.notice, rail.picture, rail.model, rail.about, rail.method, rail.layer]
     outputs += [empty, results, comparison, hint, facts, answers, every_class, saved.link, saved.code]
-    # Where one picture replaces another, Gradio empties its place first: of two changes this makes one.
-    path = gr.Textbox("", visible=False)
-    rail.picture.change(None, rail.picture, path, js="picture => picture?.path ?? ''")
-    under_way = gr.State([])
-    asked = [under_way, rail.picture, rail.model, rail.layer, rail.method, rail.subject, rail.wanted]
-    gr.on(
-        [path.change, rail.model.input, rail.layer.input, rail.method.input],
+    # Where one picture replaces another, Gradio empties its place first: of two changes this makes one. A question that
+    # was refused may be put again.
+    path, refusals = gr.Textbox("", visible=False), gr.Number(0, visible=False)
+    rail.picture.change(
+        None, [rail.picture, refusals], path, js="(picture, refusals) => picture ? `${refusals} ${picture.path}` : ''"
+    )
+    clicked = gr.Number(0, visible=False)
+    answers.click(None, clicked, [every_class, clicked], js=CLICKED)
+    # One event for all, in which everything is read as it stands: whatever is chosen while another answer is under way
+    # is neither lost nor mixed with it.
+    under_way, restored = gr.State([]), gr.State([])
+    asked = [rail.picture, rail.model, rail.layer, rail.method, every_class, rail.subject, rail.wanted]
+    question = gr.on(
+        [path.change, rail.model.input, rail.layer.input, rail.method.input, every_class.input, clicked.change]
+        + [widget.change for widget in looks],
         ask_or_stay,
-        [*asked, *looks],
+        [under_way, restored, *asked, *looks],
         outputs,
         show_progress_on=busy,
-        trigger_mode="always_last",  # a picture that comes while another is explained must not be lost
+        trigger_mode="always_last",
         preprocess=False,
         api_visibility="private",
         **DECODES,
     )
-    # A class that is clicked while another is drawn must not be lost.
-    clicked = [gr.State([]), rail.subject, *looks]
-    answers.click(rail.told(click), clicked, outputs, trigger_mode="multiple", **QUIET)
-    every_class.input(
-        rail.told(choose), [every_class, rail.subject, *looks], outputs, trigger_mode="always_last", **QUIET
-    )
-    gr.on(
-        [widget.change for widget in looks],
-        rail.told(draw),
-        [rail.subject, *looks],
-        outputs,
-        trigger_mode="always_last",
-        **QUIET,
-    )
+    question.failure(None, refusals, refusals, js="refusals => refusals + 1")
     rail.picture.clear(clear, under_way, outputs, **QUIET)
     return looks
 

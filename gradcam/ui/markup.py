@@ -17,7 +17,9 @@ from ..pipeline import Prediction
 CHOOSE = """
 element.addEventListener('click', event => {
     const chosen = event.target.closest('[data-value]')
-    if (chosen) trigger('click', { value: Number(chosen.dataset.value) })
+    if (!chosen) return
+    element.dataset.chosen = chosen.dataset.value
+    trigger('click', { value: Number(chosen.dataset.value) })
 })
 """
 # The position of the slider, kept when the pictures change. A new picture comes into view where it would be below.

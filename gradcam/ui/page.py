@@ -25,14 +25,17 @@ def build(models: Models, data: Path | None = None) -> gr.Blocks:
         with gr.Row(elem_id="page"):
             with gr.Column(elem_id="rail", min_width=280):
                 rail = build_rail(models, data)
-            with gr.Column(elem_id="main", min_width=300), gr.Tabs() as tabs:
-                first, second, third = (gr.Tab(title, id=name) for name, title in TABS.items())
-                with first:
-                    looks = explain.build(rail, models)
-                with second:
-                    compare.build(rail, models, looks, second, [first, third])
-                with third:
-                    other = two_models.build(rail, models, looks, third, [first, second])
+            with gr.Column(elem_id="main", min_width=300):
+                # It stands for all below: progress shown on what holds the pictures would have the browser copy them.
+                busy = gr.HTML(elem_id="busy", apply_default_css=False)
+                with gr.Tabs() as tabs:
+                    first, second, third = (gr.Tab(title, id=name) for name, title in TABS.items())
+                    with first:
+                        looks = explain.build(rail, models, busy)
+                    with second:
+                        compare.build(rail, models, looks, second, [first, third])
+                    with third:
+                        other = two_models.build(rail, models, looks, third, [first, second])
 
         def restore(request: gr.Request) -> Updates:
             query = dict(request.query_params)

@@ -101,18 +101,25 @@ class Rail:
         outputs: list[Any],
         triggers: list[Any],
         progress_on: Any = None,
-    ) -> None:
+        within: gr.Checkbox | None = None,
+    ) -> gr.Checkbox:
         """Run the handler when its part of the page is opened, and on `triggers` while that is open.
 
         The page itself knows what is open: the server is asked nothing for the sake of what nobody sees.
 
-        progress_on: what shows that the handler runs.
+        progress_on: what shows that the handler runs. within: whether the part around it is open. Returns whether
+        this one is, hidden.
         """
         is_open, asked = gr.Checkbox(False, visible=False), gr.Number(0, visible=False)
         gr.on(opens, None, None, is_open, js="() => true")
         gr.on(closes, None, None, is_open, js="() => false")
+        open_ = [is_open] if within is None else [within, is_open]
         gr.on(
-            [is_open.change, *triggers], None, [is_open, asked], asked, js="(open, asked) => open ? asked + 1 : asked"
+            [*(part.change for part in open_), *triggers],
+            None,
+            [asked, *open_],
+            asked,
+            js="(asked, ...open) => open.every(Boolean) ? asked + 1 : asked",
         )
         asked.change(
             self.told(handler),
@@ -121,6 +128,7 @@ class Rail:
             trigger_mode="always_last",  # a picture may come while the handler still runs for the opening
             **QUIET | ({"show_progress": "minimal", "show_progress_on": progress_on} if progress_on else {}),
         )
+        return is_open
 
 
 def build(models: Models, data: Path | None = None) -> Rail:
@@ -158,7 +166,7 @@ def build(models: Models, data: Path | None = None) -> Rail:
     rail = Rail(picture, model, about, method, layer, notice, gr.State(), gr.State(), gr.State(), known)
 
     def click(event: gr.EventData) -> Updates:
-        return {picture: str(known.all[event.value].path)}
+        return {picture: str(known.all[event.value].path), notice: markup.notice()}
 
     def show_examples(model: str, download: bool = False) -> Updates:
         tests = known.tests(download) if model == NETWORK else []
@@ -177,13 +185,17 @@ def build(models: Models, data: Path | None = None) -> Rail:
     if not models.public:
         offer.click(rail.told(fetch), model, shown, **QUIET | {"show_progress": "full", "show_progress_on": examples})
 
-    def list_layers(model: str, chosen: str) -> Updates:
+    def list_layers(model: str, chosen: str, subject: Subject | None) -> Updates:
         loaded = models.get(model)
+        if subject:  # of another model there is no layer chosen yet
+            chosen = (subject.layer if subject.model == model else None) or AUTOMATIC
         found = f"Automatic: {loaded.target.layer}" if loaded.target else "Automatic"
         names = [(found, AUTOMATIC), *((target.layer, target.layer) for target in loaded.stages)]
         return {layer: gr.update(choices=names, value=chosen)}
 
-    rail.while_open([panel.expand], [panel.collapse], list_layers, [model, layer], [layer], [model.change])
+    rail.while_open(
+        [panel.expand], [panel.collapse], list_layers, [model, layer, rail.subject], [layer], [model.change]
+    )
     return rail
 
 
