@@ -19,7 +19,9 @@ EMPTY = """
 </div>
 """
 WEAK = 0.15  # of the strongest evidence shown
-CLICKED = "clicked => [Number(document.querySelector('#answers [data-chosen]').dataset.chosen), clicked + 1]"
+# What is chosen, and how many times something was.
+CLICKED = "times => [Number(document.querySelector('#answers [data-chosen]').dataset.chosen), times + 1]"
+CHOSEN = "(times, chosen) => [chosen, times + 1]"
 
 
 def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
@@ -38,6 +40,9 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
             looks = look.build()
             saved = save.build(rail, models, looks)
             stages.build(rail, models, looks)
+
+    # Apart from the list, which is long: of what a question is about the browser makes copies.
+    chosen_class = gr.Number(None, visible=False)
 
     def show(subject: Subject, look: Look) -> Updates:
         seen = subject.seen(models)
@@ -97,8 +102,11 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
                 problem = str(error)
         subject = Subject(path, model, chosen, method, seen.inspection.classifier.index(class_))
         # What was not changed here is left alone: it may be another by now.
-        updates: Updates = {rail.layer: AUTOMATIC} if automatic and layer != AUTOMATIC else {}
+        updates: Updates = {every_class: subject.class_}
+        if automatic and layer != AUTOMATIC:
+            updates[rail.layer] = AUTOMATIC
         if fresh:
+            updates[chosen_class] = subject.class_
             updates[rail.about] = markup.about(seen.inspection.classifier)
             updates[every_class] = gr.update(choices=choices(seen), value=subject.class_)
         if before is None:
@@ -136,7 +144,7 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
             rail.model: before.model if before else models.default,
             rail.layer: (before.layer if before else None) or AUTOMATIC,
             rail.method: before.method if before else method,
-            every_class: before.class_ if before else None,
+            chosen_class: before.class_ if before else None,
         }
 
     def clear(under_way: list[Any]) -> Updates:
@@ -150,21 +158,22 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
         }
 
     outputs = [rail.subject, rail.wanted, rail.notice, rail.picture, rail.model, rail.about, rail.method, rail.layer]
-    outputs += [empty, results, comparison, hint, facts, answers, every_class, saved.link, saved.code]
+    outputs += [empty, results, comparison, hint, facts, answers, every_class, chosen_class, saved.link, saved.code]
     # Where one picture replaces another, Gradio empties its place first: of two changes this makes one. A question that
     # was refused may be put again.
     path, refusals = gr.Textbox("", visible=False), gr.Number(0, visible=False)
     rail.picture.change(
         None, [rail.picture, refusals], path, js="(picture, refusals) => picture ? `${refusals} ${picture.path}` : ''"
     )
-    clicked = gr.Number(0, visible=False)
-    answers.click(None, clicked, [every_class, clicked], js=CLICKED)
+    choose = gr.Number(0, visible=False)
+    answers.click(None, choose, [chosen_class, choose], js=CLICKED)
+    every_class.input(None, [choose, every_class], [chosen_class, choose], js=CHOSEN)
     # One event for all, in which everything is read as it stands: whatever is chosen while another answer is under way
     # is neither lost nor mixed with it.
     under_way, restored = gr.State([]), gr.State([])
-    asked = [rail.picture, rail.model, rail.layer, rail.method, every_class, rail.subject, rail.wanted]
+    asked = [rail.picture, rail.model, rail.layer, rail.method, chosen_class, rail.subject, rail.wanted]
     question = gr.on(
-        [path.change, rail.model.input, rail.layer.input, rail.method.input, every_class.input, clicked.change]
+        [path.change, rail.model.input, rail.layer.input, rail.method.input, choose.change]
         + [widget.change for widget in looks],
         ask_or_stay,
         [under_way, restored, *asked, *looks],
