@@ -101,9 +101,8 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
             except ModelError as error:
                 problem = str(error)
         subject = Subject(path, model, chosen, method, seen.inspection.classifier.index(class_))
-        # What was not changed here is left alone: it may be another by now.
         updates: Updates = {every_class: subject.class_}
-        if automatic and layer != AUTOMATIC:
+        if automatic and layer != AUTOMATIC:  # otherwise it is left alone: it may be another by now, as the class may
             updates[rail.layer] = AUTOMATIC
         if fresh:
             updates[chosen_class] = subject.class_
@@ -165,15 +164,15 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
     rail.picture.change(
         None, [rail.picture, refusals], path, js="(picture, refusals) => picture ? `${refusals} ${picture.path}` : ''"
     )
-    choose = gr.Number(0, visible=False)
-    answers.click(None, choose, [chosen_class, choose], js=CLICKED)
-    every_class.input(None, [choose, every_class], [chosen_class, choose], js=CHOSEN)
+    times = gr.Number(0, visible=False)
+    answers.click(None, times, [chosen_class, times], js=CLICKED)
+    every_class.input(None, [times, every_class], [chosen_class, times], js=CHOSEN)
     # One event for all, in which everything is read as it stands: whatever is chosen while another answer is under way
     # is neither lost nor mixed with it.
     under_way, restored = gr.State([]), gr.State([])
     asked = [rail.picture, rail.model, rail.layer, rail.method, chosen_class, rail.subject, rail.wanted]
     question = gr.on(
-        [path.change, rail.model.input, rail.layer.input, rail.method.input, choose.change]
+        [path.change, rail.model.input, rail.layer.input, rail.method.input, times.change]
         + [widget.change for widget in looks],
         ask_or_stay,
         [under_way, restored, *asked, *looks],
