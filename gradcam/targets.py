@@ -10,6 +10,7 @@ differ from the first in the left, right, upper and lower half, records the outp
 - the insides of attention modules, known by their names, are passed over: queries, keys and values lie on the grid,
   but are no feature maps;
 - what a branch adds to the grid, which reaches the score past the branch too, gives way to what the branch was given;
+- what a layer without parameters only enlarges (VGG's pooling to 7x7, of less) is passed over for what it was made of;
 - when the grid is smaller than 4 cells on a side, the search goes on to an earlier, larger one.
 """
 
