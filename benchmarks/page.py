@@ -9,7 +9,7 @@ decoded and painted. The bare pipeline, with which it is compared picture by pic
 classes="top5")` in the same process: reading the file, one forward pass, five maps, and nothing drawn. Its classes must
 be those on the page. The parts come from the clocks of both sides, and add up to the whole, picture by picture.
 
-*Another class*: the handler of the list of all classes, called on the server, against the plain forward pass. *The
+*Another class*: the page's handler, called on the server with another class, against the plain forward pass. *The
 start*: from the start of `python app.py` to its first answer, against that of `python -c "import gradio, torch, timm"`
 to the end of the imports.
 

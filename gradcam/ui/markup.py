@@ -18,7 +18,7 @@ CHOOSE = """
 element.addEventListener('click', event => {
     const chosen = event.target.closest('[data-value]')
     if (!chosen) return
-    element.dataset.chosen = chosen.dataset.value
+    element.dataset.chosen = chosen.dataset.value  // for what runs in the page alone, and is not given the event
     trigger('click', { value: Number(chosen.dataset.value) })
 })
 """
