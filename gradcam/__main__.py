@@ -82,6 +82,7 @@ def explain(
         list[str] | None,
         typer.Option("--class", metavar="NAME|INDEX", help="Explain this class; may be repeated.  [default: the best]"),
     ] = None,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="Without --class: explain the N best classes.")] = 1,
     versus: Annotated[
         str | None, typer.Option(metavar="NAME|INDEX", help="Explain also this class, and why not this one.")
     ] = None,
@@ -102,7 +103,8 @@ def explain(
 
     def result_for(picture: Path | Image.Image) -> Result:
         inspection = Inspection(picture, classifier, layer)
-        return inspection.explain(_questions(wanted or [inspection.top(1)[0].index], rival), method)
+        best = [prediction.index for prediction in inspection.top(top)]
+        return inspection.explain(_questions(wanted or best, rival), method)
 
     # A wrong layer or method ends the run before the first picture.
     height, width = classifier.input_size[1:]
@@ -111,7 +113,7 @@ def explain(
         "model": model,
         "checkpoint": _identity(checkpoint),
         "labels": _identity(labels),
-        "asked": [classifier.labels[index] for index in wanted],
+        "asked": [classifier.labels[index] for index in wanted] or f"top{top}",
         "versus": None if rival is None else classifier.labels[rival],
         "method": method,
         "layer": target.layer,

@@ -29,7 +29,7 @@ from .explainer import check_mode, unwrapped
 from .labels import distinct, in_order, known_labels, read_labels
 from .logits import class_count, logits_of
 from .preprocessing import framed, timm_preprocess
-from .targets import tensor_like
+from .targets import checked_size, tensor_like
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
@@ -67,7 +67,8 @@ class Classifier:
         self.name = name or type(model).__name__
         check_mode(model)
         if preprocess is None:
-            config = resolve_data_config({"input_size": input_size}, model=model)
+            size = None if input_size is None else checked_size(input_size)
+            config = resolve_data_config({"input_size": size}, model=model)
             self.preprocess, self.input_size = timm_preprocess(config), config["input_size"]
             if self.input_size[0] != 3:
                 raise ModelError(

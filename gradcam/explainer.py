@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import ModelError
+from .errors import ModelError, reason
 from .logits import Classes, Output, choose_classes, choose_rivals, logits_of, score_weights
 from .methods import method_named
-from .targets import UNSEEN, Target, TargetError, find_target, run, tensor_of
+from .targets import UNSEEN, Target, TargetError, checked_size, find_target, run, tensor_like, tensor_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class Explainer:
         self._lock = Lock()
         self._latest: Target | None = None
         if input_size is not None:
-            self._latest = self._target_for(input_size)
+            self._latest = self._target_for(checked_size(input_size))
         elif (configured := _configured_input_size(self.model)) is not None:
             # A network built for another size than its configuration names fails here; its pictures will tell.
             with suppress(TargetError):
@@ -167,9 +167,18 @@ class Explainer:
         # First of the layer's hooks, so that those of the caller see and keep what the graph is made of.
         handle = self.model.get_submodule(target.layer).register_forward_hook(start_graph, prepend=True)
         try:
-            logits = logits_of(run(self.model, images), batch=len(images))
+            returned = run(self.model, images)
+        except Exception as error:  # whatever the network raises
+            own = tensor_like(self.model)
+            if (images.dtype, images.device) == (own.dtype, own.device):
+                raise
+            raise ValueError(
+                f"images are {images.dtype} on {images.device}, the network is {own.dtype} on {own.device}, and fails "
+                f"({reason(error)}); move one to the other with .to()."
+            ) from error
         finally:
             handle.remove()
+        logits = logits_of(returned, batch=len(images))
         if leaf is None:
             raise TargetError(f"layer {target.layer!r} did not run {UNSEEN}")
         if not logits.requires_grad:

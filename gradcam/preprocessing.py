@@ -10,7 +10,7 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
-from .errors import ModelError
+from .errors import ModelError, reason
 from .images import Framing, framing_of
 
 Preprocess = Callable[[Image.Image], tuple[Tensor, Framing]]
@@ -30,21 +30,31 @@ def timm_preprocess(config: Mapping[str, Any]) -> Preprocess:
 def framed(transform: Callable[[Image.Image], Any]) -> tuple[Preprocess, tuple[int, int, int]]:
     """The caller's preprocessing, with a framing measured where it gives none, and the shape of what it makes."""
 
+    def made(picture: Image.Image) -> tuple[Tensor, Framing | None]:
+        try:
+            result = transform(picture)
+        except Exception as error:  # whatever the caller's code raises
+            width, height = picture.size
+            raise ModelError(f"preprocess fails on an RGB picture of {width} x {height} ({reason(error)}).") from error
+        tensor, framing = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+        if not isinstance(tensor, Tensor) or tensor.ndim != 3 or not isinstance(framing, Framing | None):
+            shown = tuple(result.shape) if hasattr(result, "shape") else type(result).__name__
+            raise ModelError(
+                f"preprocess must make one (C, H, W) tensor of a picture, or (tensor, Framing); it made {shown}."
+            )
+        return tensor.to("cpu", torch.float32), framing
+
     @lru_cache(maxsize=64)
     def measured(size: tuple[int, int]) -> Framing:
-        return _measure(transform, size)
+        return _measure(lambda picture: made(picture)[0], size)
 
     def preprocess(picture: Image.Image) -> tuple[Tensor, Framing]:
-        result = transform(picture)
-        tensor, framing = result if isinstance(result, tuple) else (result, measured(picture.size))
-        return tensor.to("cpu", torch.float32), framing
+        tensor, framing = made(picture)
+        return tensor, framing or measured(picture.size)
 
     slope = Image.linear_gradient("L")
     picture = Image.merge("RGB", (slope, slope.rotate(90), slope.rotate(180)))  # 256x256, no two parts alike
-    tensor, *again = (sample[0] if isinstance(sample, tuple) else sample for sample in map(transform, [picture] * 8))
-    if not isinstance(tensor, Tensor) or tensor.ndim != 3:
-        shape = tuple(tensor.shape) if hasattr(tensor, "shape") else type(tensor).__name__
-        raise ModelError(f"preprocess must make one (C, H, W) tensor of a picture; it made {shape}.")
+    tensor, *again = (made(picture)[0] for _ in range(8))
     if not all(torch.equal(tensor, other) for other in again):
         raise ModelError(
             "preprocess makes another tensor of the same picture every time: take out what is random, or give the "
@@ -58,7 +68,7 @@ def _measure(transform: Callable[[Image.Image], Tensor], size: tuple[int, int]) 
     """Find the box of a picture that `transform` shows, from what becomes of two ramps, by a straight-line fit."""
 
     def shown(picture: Image.Image) -> Tensor:
-        return transform(picture).to("cpu", torch.float64)
+        return transform(picture).double()
 
     black, white = shown(Image.new("RGB", size, "black")), shown(Image.new("RGB", size, "white"))
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
-from .errors import InputError, reason, suggest
+from .errors import InputError, ModelError, reason, suggest
 from .logits import Output, logits_of
 
 LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
@@ -85,6 +85,14 @@ def tensor_like(model: nn.Module) -> Tensor:
     """A tensor on the device and of the type that the network computes with; of the CPU's where it has none."""
     tensors = (tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
     return next(tensors, torch.empty(0, device="cpu", dtype=torch.float32))
+
+
+def checked_size(input_size: Any) -> tuple[int, int, int]:
+    """The (channels, height, width) that was given for `input_size`. Raises ModelError when it is something else."""
+    match input_size:
+        case (int(channels), int(height), int(width)) if min(channels, height, width) > 0:
+            return channels, height, width
+    raise ModelError(f"input_size is {repr(input_size)[:80]}; expected (C, H, W) in pixels, such as (3, 224, 224).")
 
 
 def run(model: nn.Module, pictures: Tensor) -> Any:

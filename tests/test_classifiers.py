@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torchvision import transforms
 
-from gradcam import classifiers, explain
+from gradcam import Explainer, classifiers, explain
 from gradcam.cifar10.network import CLASSES, Cifar10Net, normalise
 from gradcam.classifiers import BUNDLED, Classifier, ModelError, available_models, load
 from gradcam.images import Framing, framing_of
@@ -631,6 +632,34 @@ def test_what_is_no_network_is_told() -> None:
 def test_what_is_no_class_is_told(class_: object) -> None:
     with pytest.raises(ModelError, match="is no class: give a label, or an index from 0 to 9"):
         load("cifar10").index(class_)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [64, (64, 64), (3, 0, 32), (3, 32.0, 32), "32"], ids=str)
+def test_what_is_no_input_size_is_told(size: Any) -> None:
+    for wrap in (Classifier, Explainer):
+        with pytest.raises(ModelError, match=rf"^input_size is {re.escape(repr(size))}; expected \(C, H, W\)"):
+            wrap(small_network().eval(), input_size=size)
+
+
+def _fail(picture: Image.Image) -> Any:
+    raise KeyError("mode")
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "told"),
+    [
+        (_fail, "preprocess fails on an RGB picture of 256 x 256 ('mode')."),
+        (
+            lambda picture: (),
+            "preprocess must make one (C, H, W) tensor of a picture, or (tensor, Framing); it made tuple.",
+        ),
+        (lambda picture: (torch.zeros(3, 8, 8), 5), "(tensor, Framing); it made tuple."),
+        (lambda picture: np.zeros((8, 8, 3)), "(tensor, Framing); it made (8, 8, 3)."),
+    ],
+)
+def test_a_preprocess_that_makes_no_picture_of_it_is_told(preprocess: Callable[..., Any], told: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(told)):
+        Classifier(small_network().eval(), preprocess=preprocess)
 
 
 def test_a_random_preprocess_is_told() -> None:

@@ -585,6 +585,26 @@ def test_images_that_are_none(images: Any, given: str):
         Explainer(network("sequential"))(images)
 
 
+def test_images_of_another_type_than_the_network_are_told_where_it_cannot_take_them():
+    images = pictures(1, (3, 32, 32))
+    with pytest.raises(ValueError, match=r"images are torch\.float64 on cpu, the network is torch\.float32"):
+        Explainer(network("sequential"))(images.double())
+    with torch.autocast("cpu", torch.bfloat16):  # which takes what comes
+        assert Explainer(network("sequential"))(images.bfloat16()).maps.shape == (1, 1, 8, 8)
+
+
+def test_what_the_network_itself_raises_is_left_as_it_is():
+    class Picky(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.max() > 50:
+                raise ArithmeticError("too bright")
+            return super().forward(x)
+
+    explainer = Explainer(Picky(*network("sequential")).eval())
+    with pytest.raises(ArithmeticError, match=r"^too bright$"):
+        explainer(pictures(1, (3, 32, 32)) + 100)
+
+
 def test_an_unknown_method_is_an_error_that_lists_them():
     with pytest.raises(ValueError, match=r"no method 'grad-cam'; choose one of gradcam, .*counterfactual"):
         Explainer(network("sequential"), method="grad-cam")

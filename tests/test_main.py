@@ -106,7 +106,7 @@ def test_a_photograph_is_explained(tmp_path: Path, bundled: Classifier) -> None:
         "model": "efficientnet_lite0",
         "checkpoint": None,
         "labels": None,
-        "asked": [],
+        "asked": "top1",
         "versus": None,
         "method": "gradcam",
         "layer": target.layer,
@@ -130,6 +130,18 @@ def test_classes_method_and_layer_are_those_asked_for(tmp_path: Path, bundled: C
     assert [row["overlay"] for row in record["classes"]] == names
     assert record["strip"] == "cheetah1.jpg--strip.png"
     assert (record["asked"], record["method"], record["layer"]) == (["lion", "cheetah"], "layercam", "blocks.4")
+
+
+def test_the_best_classes_are_explained_beside_each_other(tmp_path: Path, bundled: Classifier) -> None:
+    run("explain", CHEETAH, "--out", tmp_path, "--top", 3)
+    expected = explain(CHEETAH, bundled, "top3")
+    (record,) = manifest_of(tmp_path)
+    assert [row["index"] for row in record["classes"]] == [class_ for class_, _ in expected.asked]
+    assert record["asked"] == "top3"
+    np.testing.assert_array_equal(pixels_of(tmp_path / "cheetah1.jpg--strip.png"), pixels_of(expected.strip()))
+    flags = ("--class", "lion", "--top", 3)
+    run("explain", CHEETAH, "--out", tmp_path / "one", *flags)
+    assert [row["class"] for row in manifest_of(tmp_path / "one")[0]["classes"]] == ["lion"]
 
 
 def test_a_rival_gives_three_maps_on_one_scale(tmp_path: Path, bundled: Classifier) -> None:
