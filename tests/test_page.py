@@ -395,6 +395,8 @@ def test_a_link_brings_the_state_back(visit: Visit) -> None:
     page.locator(".answer").nth(0).click()
     expect(large).to_have_attribute("alt", "Where the evidence for lion is")
     assert page.url.endswith("/?picture=lion&model=efficientnet_lite0&class=lion&method=counterfactual")
+    page.get_by_role("button", name="Remove Image").click()
+    expect(page).to_have_url(re.compile(r"/$"))
 
 
 def test_a_blank_or_weak_map_says_so(visit: Visit) -> None:

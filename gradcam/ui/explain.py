@@ -1,7 +1,7 @@
 """The tab "Explain": what the model believes, and where the evidence for each class is."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -22,6 +22,19 @@ WEAK = 0.15  # of the strongest evidence shown
 # What is chosen, and how many times something was.
 CLICKED = "times => [Number(document.querySelector('#answers [data-chosen]').dataset.chosen), times + 1]"
 CHOSEN = "(times, chosen) => [chosen, times + 1]"
+
+
+class Asked(NamedTuple):
+    """Everything that can be chosen, as the page holds it; `before` is what it shows, `wanted` the class of a link."""
+
+    picture: Any
+    model: str
+    layer: str
+    method: str
+    class_: int | None
+    before: Subject | None
+    wanted: str | None
+    look: Look
 
 
 def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
@@ -71,19 +84,9 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
             + markup.facts(_facts(seen, subject, rail.examples.truth(subject.picture))),
         }
 
-    def ask(
-        restored: list[Path],
-        picture: Any,
-        model: str,
-        layer: str,
-        method: str,
-        class_: int | None,
-        before: Subject | None,
-        wanted: str | None,
-        *look: Any,
-    ) -> Updates:
+    def ask(restored: list[Path], asked: Asked) -> Updates:
         """What everything that can be chosen, as it stands now, comes to."""
-        path = uploaded(picture)
+        path, model, layer, before = uploaded(asked.picture), asked.model, asked.layer, asked.before
         if restored == [path]:
             restored.clear()
             return {rail.notice: gr.skip()}
@@ -93,14 +96,13 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
         seen = models.get(model).see(path, chosen)
         best, problem = seen.inspection.top(1)[0].index, ""
         fresh = before is None or (path, model) != before[:2]
-        if fresh or class_ is None:
-            class_ = best
-        if fresh and wanted is not None:
+        class_ = best if fresh or asked.class_ is None else asked.class_
+        if fresh and asked.wanted is not None:
             try:
-                class_ = seen.inspection.classifier.index(wanted)
+                class_ = seen.inspection.classifier.index(asked.wanted)
             except ModelError as error:
                 problem = str(error)
-        subject = Subject(path, model, chosen, method, seen.inspection.classifier.index(class_))
+        subject = Subject(path, model, chosen, asked.method, seen.inspection.classifier.index(class_))
         updates: Updates = {every_class: subject.class_}
         if automatic and layer != AUTOMATIC:  # otherwise it is left alone: it may be another by now, as the class may
             updates[rail.layer] = AUTOMATIC
@@ -110,25 +112,17 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
             updates[every_class] = gr.update(choices=choices(seen), value=subject.class_)
         if before is None:
             updates |= {empty: gr.update(visible=False), results: gr.update(visible=True)}
-        return show(subject, Look(*look)) | {**updates, rail.wanted: None, rail.notice: markup.notice(problem)}
+        return show(subject, asked.look) | {**updates, rail.wanted: None, rail.notice: markup.notice(problem)}
 
-    def ask_or_stay(
-        under_way: list[Any],
-        restored: list[Path],
-        picture: Any,
-        model: str,
-        layer: str,
-        method: str,
-        class_: int | None,
-        before: Subject | None,
-        *rest: Any,
-    ) -> Updates:
+    def ask_or_stay(under_way: list[Any], restored: list[Path], *values: Any) -> Updates:
         """As `ask`; where that fails, everything stays as it was before, and the sentence says why."""
+        asked = Asked._make([*values[: -len(looks)], Look(*values[-len(looks) :])])
+        picture, before = asked.picture, asked.before
         if picture is None:  # removed; `clear` may have been overtaken by the answer
             return clear(under_way) | {rail.notice: gr.skip()}
         under_way[:] = [picture]
         try:
-            updates = rail.told(ask)(restored, picture, model, layer, method, class_, before, *rest)
+            updates = rail.told(ask)(restored, asked)
         except gr.Error as error:
             updates = {rail.notice: markup.notice(error.message)}
         if not under_way:  # the picture was removed meanwhile
@@ -142,7 +136,7 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
             rail.picture: str(before.picture) if before else None,
             rail.model: before.model if before else models.default,
             rail.layer: (before.layer if before else None) or AUTOMATIC,
-            rail.method: before.method if before else method,
+            rail.method: before.method if before else asked.method,
             chosen_class: before.class_ if before else None,
         }
 
@@ -170,12 +164,12 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
     # One event for all, in which everything is read as it stands: whatever is chosen while another answer is under way
     # is neither lost nor mixed with it.
     under_way, restored = gr.State([]), gr.State([])
-    asked = [rail.picture, rail.model, rail.layer, rail.method, chosen_class, rail.subject, rail.wanted]
+    values = [rail.picture, rail.model, rail.layer, rail.method, chosen_class, rail.subject, rail.wanted, *looks]
     question = gr.on(
         [path.change, rail.model.input, rail.layer.input, rail.method.input, times.change]
         + [widget.change for widget in looks],
         ask_or_stay,
-        [under_way, restored, *asked, *looks],
+        [under_way, restored, *values],
         outputs,
         show_progress_on=busy,
         trigger_mode="always_last",
@@ -185,6 +179,7 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
     )
     question.failure(None, refusals, refusals, js="refusals => refusals + 1")
     rail.picture.clear(clear, under_way, outputs, **QUIET)
+    rail.picture.clear(None, js="() => history.replaceState(null, '', location.pathname)")  # it led to the picture
     return looks
 
 
