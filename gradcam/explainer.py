@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .errors import ModelError, reason
 from .logits import Classes, Output, choose_classes, choose_rivals, logits_of, score_weights
 from .methods import method_named
-from .targets import UNSEEN, Target, TargetError, checked_size, find_target, run, tensor_like, tensor_of
+from .targets import Target, TargetError, checked_size, find_target, run, tensor_like, tensor_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +180,10 @@ class Explainer:
             handle.remove()
         logits = logits_of(returned, batch=len(images))
         if leaf is None:
-            raise TargetError(f"layer {target.layer!r} did not run {UNSEEN}")
+            raise TargetError(
+                f"layer {target.layer!r} ran when it was found, but not for these images: the network takes another "
+                "way for them. Choose a layer that always runs, with layer=."
+            )
         if not logits.requires_grad:
             raise TargetError(
                 f"the score does not depend on layer {target.layer!r}, or gradients are switched off above it; choose "

@@ -36,8 +36,9 @@ MOST_STRETCH = 4  # of a map whose cells are counted; of tokens the proportions 
 LEAST_CORRELATION = 0.5  # between where a cell lies and which half of the picture it answers to
 
 NO_GRADIENT = (
-    "no gradient leads from the score to a map: the network runs its layers under torch.no_grad() or inference_mode(), "
-    "or detaches what they return. Explain it without that; its weights and their gradients are left as they are."
+    "no gradient leads from the score to a map: the network runs its layers under torch.no_grad() or inference_mode() "
+    "(a reentrant checkpoint does), or detaches what they return. Explain it without that; its weights and their "
+    "gradients are left as they are."
 )
 UNSEEN = "where it can be seen; explain the network before it is compiled, scripted or spread over devices."
 

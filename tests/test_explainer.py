@@ -593,6 +593,25 @@ def test_images_of_another_type_than_the_network_are_told_where_it_cannot_take_t
         assert Explainer(network("sequential"))(images.bfloat16()).maps.shape == (1, 1, 8, 8)
 
 
+def test_a_layer_that_does_not_run_for_some_images_is_told():
+    class EarlyExit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return (x if x.abs().max() > 100 else self.second(x)).mean((2, 3))
+
+    explainer, images = Explainer(EarlyExit().eval()), pictures(1, (3, 32, 32))
+    assert explainer(images).target.layer == "second"
+    with pytest.raises(
+        TargetError, match="layer 'second' ran when it was found, but not for these images: the network"
+    ):
+        explainer(images * 1000)
+    assert Explainer(explainer.model, layer="first")(images * 1000).target.layer == "first"
+
+
 def test_what_the_network_itself_raises_is_left_as_it_is():
     class Picky(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
