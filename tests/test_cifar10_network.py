@@ -15,6 +15,7 @@ from gradcam.cifar10.network import (
     MirroredNorm,
     Whitening,
     normalise,
+    start_as,
 )
 
 
@@ -75,6 +76,22 @@ def test_a_pair_of_channels_is_normalised_as_one(memory_format: torch.memory_for
         pair = x[:, [channel, channel + 3]].double()
         expected = (pair - pair.mean()) / (pair.var(correction=0) + layer.eps).sqrt() + layer.bias[channel].item()
         torch.testing.assert_close(found[:, [channel, channel + 3]].double(), expected, rtol=0, atol=1e-5)
+
+
+def test_a_wider_network_starts_with_the_answers_of_a_narrower_one() -> None:
+    torch.manual_seed(7)
+    narrow, wide, pictures = Cifar10Net((8, 16, 24)), Cifar10Net((12, 16, 40)), torch.randn(6, 3, 32, 32)
+    narrow.whitening.fit(pictures)
+    narrow.head.weight.data *= 100
+    narrow(pictures)  # in training mode, so that its running statistics are no longer those of any new network
+    untaught = {name: tensor.clone() for name, tensor in wide.state_dict().items()}
+    start_as(wide, narrow)
+    for mode in (False, True):
+        expected = narrow.train(mode)(pictures)
+        assert expected.std(0).min() > 0.03
+        torch.testing.assert_close(wide.train(mode)(pictures), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(wide.stage3.widen[0].weight[12:], untaught["stage3.widen.0.weight"][12:])
+    assert torch.equal(wide.stage1.widen[0].weight[4:], untaught["stage1.widen.0.weight"][4:])
 
 
 def test_whitening_gives_uncorrelated_views_of_one_variance_and_those_of_the_mirror() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gradcam.cifar10 import training
 from gradcam.cifar10.data import Split
-from gradcam.cifar10.network import MEAN, STD, Cifar10Net
+from gradcam.cifar10.network import MEAN, STD, WIDTHS, Cifar10Net, normalise
 from gradcam.cifar10.training import Interrupted, Progress, Recipe, Training, augment, train
 from gradcam.errors import ModelError
 
@@ -293,6 +293,22 @@ def test_a_taught_network_starts_as_its_first_teacher(data: Split, teachers: lis
     assert not torch.equal(run.network.head.weight, teachers[0][0].head.weight)
 
 
+def test_a_narrower_teacher_is_read_and_a_wider_network_starts_with_its_answers(data: Split, tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    teacher, path = Cifar10Net((8, 16, 24)).eval(), tmp_path / "narrow.safetensors"
+    safetensors.torch.save_file(teacher.state_dict(), path)
+    run = Training(data, replace(RECIPE, teachers=(str(path),)), CPU)
+    pictures = normalise(data[0][:4])
+    expected = teacher(pictures)
+    torch.testing.assert_close(run.teachers[0](pictures), expected, rtol=0, atol=0)
+    for network in (run.network, run.average.module):
+        torch.testing.assert_close(network.eval()(pictures), expected, rtol=0, atol=1e-5)
+
+    safetensors.torch.save_file(Cifar10Net((8, 16, WIDTHS[-1] + 2)).state_dict(), path)
+    with pytest.raises(ModelError, match="cannot start as its first teacher, which is wider"):
+        Training(data, replace(RECIPE, teachers=(str(path),)), CPU)
+
+
 @pytest.mark.parametrize("taught", [0, Recipe.taught])
 def test_the_loss_weighs_both_labels_by_the_area_they_have_and_a_teachers_answer(
     data: Split, teachers: list[tuple[Cifar10Net, str]], monkeypatch: pytest.MonkeyPatch, taught: float
@@ -394,4 +410,4 @@ def test_every_epoch_shows_each_picture_once_and_never_alike(data: Split, monkey
 def _cheap(network: Cifar10Net, x: Tensor) -> Tensor:
     """Logits that depend on every parameter, without the network's work."""
     total: Tensor | float = sum(p.float().sum() for p in network.parameters())
-    return network.head(x.new_zeros(len(x), 192)) + 0 * total
+    return network.head(x.new_zeros(len(x), WIDTHS[-1] // 2)) + 0 * total

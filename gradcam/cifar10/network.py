@@ -4,11 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import ModelError
+
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)  # of the 50,000 training images, per channel, in [0, 1]
 STD = (0.2470, 0.2435, 0.2616)
 
 PATCHES = 16  # components that the whitening layer keeps
+WIDTHS = (96, 384, 384)  # channels of the three stages
 FLOOR = 0.03  # added to their variances, so that edges of cut-outs do not drown everything else
 
 
@@ -112,19 +115,49 @@ class Cifar10Net(nn.Module):
     twice the number of cells.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, widths: tuple[int, int, int] = WIDTHS) -> None:
         super().__init__()
         self.whitening = Whitening()
-        self.stage1 = Stage(2 * PATCHES, 96, pool=True)
-        self.stage2 = Stage(96, 384, pool=True)
-        self.stage3 = Stage(384, 384, pool=False)
-        self.head = nn.Linear(192, len(CLASSES))
+        self.stage1 = Stage(2 * PATCHES, widths[0], pool=True)
+        self.stage2 = Stage(widths[0], widths[1], pool=True)
+        self.stage3 = Stage(widths[1], widths[2], pool=False)
+        self.head = nn.Linear(widths[2] // 2, len(CLASSES))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) as `normalise` returns them -> (B, 10) logits, in the order of CLASSES."""
         x = self.stage3(self.stage2(self.stage1(self.whitening(x))))
         one, twin = x.mean(dim=(2, 3)).chunk(2, dim=1)
         return self.head((one + twin) / 2)
+
+
+def widths_of(tensors: dict[str, Tensor]) -> tuple[int, int, int]:
+    """Tell the widths of the network that has these tensors; those of today where they have no such names."""
+    first = (tensors.get(f"stage{stage}.widen.0.weight") for stage in (1, 2, 3))
+    one, two, three = (today if bank is None else 2 * len(bank) for bank, today in zip(first, WIDTHS, strict=True))
+    return one, two, three
+
+
+@torch.no_grad()
+def start_as(network: Cifar10Net, earlier: Cifar10Net) -> None:
+    """Let `network` begin with the weights, and so the answers, of one that is as wide or narrower.
+
+    The filters of the earlier network come first, and read nothing of the others, which stay as they are; the head
+    reads nothing of those either (a wider net of the same function, Chen et al. 2016). Raises ModelError when it was
+    wider.
+    """
+    for own, given in zip(network.state_dict().values(), earlier.state_dict().values(), strict=True):
+        if any(after < before for after, before in zip(own.shape, given.shape, strict=True)):
+            raise ModelError("The network cannot start as its first teacher, which is wider; give another one first.")
+        if own.shape == given.shape:
+            own.copy_(given)
+        elif own.ndim == 4:  # the channels that a filter reads come in pairs: all first ones, then all second ones
+            read, known = (filters.unflatten(1, (2, -1)) for filters in (own, given))
+            read[: len(known)] = 0
+            read[: len(known), :, : known.shape[2]] = known
+        elif own.ndim == 2:
+            own.zero_()[:, : given.shape[1]] = given
+        else:
+            own[: len(given)] = given
 
 
 def normalise(pictures: Tensor) -> Tensor:
