@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from .checkpoints import check_fit, read_tensors, unprefixed
 from .cifar10 import network as cifar10
 from .errors import ModelError, reason, suggest
-from .explainer import check_mode, unwrapped
 from .labels import distinct, in_order, known_labels, read_labels
 from .logits import class_count, logits_of
+from .networks import check_mode, checked_size, tensor_like, unwrapped
 from .preprocessing import framed, timm_preprocess
-from .targets import checked_size, tensor_like
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
@@ -207,6 +206,7 @@ class Bundled:
         names, state = model.state_dict().keys(), read_tensors(path)
         if names != state.keys():  # the packaged EfficientNet has timm's tensors, in timm's order, under other names
             state = dict(zip(names, state.values(), strict=True))
+        check_fit(state, model, type(model).__name__, path)
         model.load_state_dict(state)
         return model
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import ModelError, reason
+from .errors import reason
 from .logits import Classes, Output, choose_classes, choose_rivals, logits_of, score_weights
 from .methods import method_named
-from .targets import Target, TargetError, checked_size, find_target, run, tensor_like, tensor_of
+from .networks import check_mode, checked_size, run, tensor_like, tensor_of, unwrapped
+from .targets import Target, TargetError, find_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,44 +191,6 @@ class Explainer:
                 "another with layer=, or explain the network without the switch."
             )
         return ForwardPass(Output.of(logits), leaf, target)
-
-
-def check_mode(model: nn.Module) -> None:
-    """Raise ModelError, naming the part, when any part of the network is in training mode."""
-    if (part := _in_training(model)) is not None:
-        name = next(name for name, module in model.named_modules() if module is part)
-        what = f"its part {name!r}" if name else "the model"
-        raise ModelError(f"{what} is in training mode, where answers are random or change it; call model.eval().")
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself, of which torch.compile, DataParallel and DistributedDataParallel run copies or traces.
-
-    Raises ModelError when it is none.
-    """
-    while True:
-        if not isinstance(model, nn.Module):
-            raise ModelError(
-                f"the model is {type(model).__name__} {str(model)[:80]!r}; expected a torch.nn.Module, such as "
-                'gradcam.load("resnet50") wraps.'
-            )
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(compiled := getattr(model, "_orig_mod", None), nn.Module):
-            model = compiled
-        else:
-            return model
-
-
-def _in_training(model: nn.Module) -> nn.Module | None:
-    """A module of the tree in training mode. By hand, since model.modules() takes ten times as long."""
-    stack = [model]
-    while stack:
-        module = stack.pop()
-        if module.training:
-            return module
-        stack.extend(child for child in module._modules.values() if child is not None)
-    return None
 
 
 def _configured_input_size(model: nn.Module) -> tuple[int, int, int] | None:
