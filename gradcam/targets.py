@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from threading import get_ident
 from typing import Any
 
@@ -27,8 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
-from .errors import InputError, ModelError, reason, suggest
+from .errors import InputError, reason, suggest
 from .logits import Output, logits_of
+from .networks import run, tensor_like, tensor_of
 
 LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
 MOST_OTHER_TOKENS = 16
@@ -82,31 +82,6 @@ class Target:
         return cells
 
 
-def tensor_like(model: nn.Module) -> Tensor:
-    """A tensor on the device and of the type that the network computes with; of the CPU's where it has none."""
-    tensors = (tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
-    return next(tensors, torch.empty(0, device="cpu", dtype=torch.float32))
-
-
-def checked_size(input_size: Any) -> tuple[int, int, int]:
-    """The (channels, height, width) that was given for `input_size`. Raises ModelError when it is something else."""
-    match input_size:
-        case (int(channels), int(height), int(width)) if min(channels, height, width) > 0:
-            return channels, height, width
-    raise ModelError(f"input_size is {repr(input_size)[:80]}; expected (C, H, W) in pixels, such as (3, 224, 224).")
-
-
-def run(model: nn.Module, pictures: Tensor) -> Any:
-    """Call the network as it was written, also after `model.compile()`: of compiled code hooks see nothing."""
-    return model._call_impl(pictures)
-
-
-def tensor_of(output: Any) -> Tensor | None:
-    """What a module returned, if it is a tensor, or the first item if it is a tuple that begins with one."""
-    first = output[0] if isinstance(output, tuple) and output else output
-    return first if isinstance(first, Tensor) else None
-
-
 def find_target(model: nn.Module, input_size: tuple[int, int, int], layer: str | None = None) -> Target:
     """Choose the target of `model` for pictures of `input_size` (channels, height, width).
 
@@ -127,10 +102,12 @@ def find_target(model: nn.Module, input_size: tuple[int, int, int], layer: str |
 def find_stages(model: nn.Module, input_size: tuple[int, int, int]) -> list[Target]:
     """The target on each grid the picture passes through, from the largest grid to the smallest.
 
-    Costs what `find_target` costs, with a backward pass down to the first grid.
+    Those that `layer` can name: of a module that runs several times, the last run. Costs what `find_target` costs, with
+    a backward pass down to the first grid.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        return list(_Probe(model, input_size).stages())[::-1]
+        probe = _Probe(model, input_size)
+        return [target for target in probe.stages() if probe.read(target.layer) == target][::-1]
 
 
 @dataclass(frozen=True)

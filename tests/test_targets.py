@@ -239,6 +239,29 @@ def test_stages_from_the_picture_to_the_score() -> None:
     ]
 
 
+def test_stages_are_what_their_names_lead_to() -> None:
+    """Where one module pools twice, its name leads to the second time."""
+
+    class Tutorial(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.pool, self.conv2 = nn.Conv2d(3, 6, 5), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5)
+            self.fc = nn.Linear(16 * 5 * 5, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.pool(self.conv2(self.pool(self.conv1(x).relu())).relu()).flatten(1))
+
+    torch.manual_seed(0)
+    model = Tutorial().eval()
+    stages = find_stages(model, (3, 32, 32))
+    assert [(stage.layer, stage.grid) for stage in stages] == [
+        ("conv1", (28, 28)),
+        ("conv2", (10, 10)),
+        ("pool", (5, 5)),
+    ]
+    assert [find_target(model, (3, 32, 32), stage.layer) for stage in stages] == stages
+
+
 def test_a_head_of_zeros_does_not_hide_the_target() -> None:
     model = nn.Sequential(*features_of(), *head()).eval()
     nn.init.zeros_(model[-1].weight)

@@ -22,8 +22,8 @@ def build(rail: Rail, models: Models, looks: list[Any]) -> None:
         panels = []
         for target in loaded.stages:
             seen = subject._replace(layer=None if target == loaded.target else target.layer).seen(models)
-            saliency = seen.explain(seen.shown(subject.class_), subject.method).map(subject.class_)
-            height, width = target.grid
+            saliency = seen.evidence(subject.class_, subject.method).map(subject.class_)
+            height, width = seen.inspection.target.grid  # of a picture of another size it is another
             # Each on its own scale: the evidence of different layers has different units.
             panels.append((chosen.draw(*seen.thumbnail, saliency, None), target.layer, f"{width} × {height}"))
         return {strip: markup.panels(panels)}
