@@ -107,12 +107,15 @@ def test_a_page_that_is_closed_is_not_worked_for(
     assert explained == []
 
 
-def test_what_visitors_leave_is_deleted_on_a_schedule(served: Served) -> None:
+def test_gradio_is_told_when_to_delete_and_how_many_visitors_to_remember(served: Served) -> None:
     assert served.blocks.delete_cache == (600, 3600)
     assert served.blocks.state_session_capacity == 256
 
 
 def test_uploads_cut_short_are_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is no folder yet when it is looked at first."""
+    uploads, tmp_path = tmp_path / "uploads", tmp_path / "prepared"
+    tmp_path.mkdir()
     long_ago = time.time() - guard.KEPT - 60
     for name, age in (("old", long_ago), ("new", None)):
         (tmp_path / f"tmp{name}").write_bytes(b"half a picture")
@@ -122,16 +125,22 @@ def test_uploads_cut_short_are_swept_away(tmp_path: Path, monkeypatch: pytest.Mo
         if age:
             for path in tmp_path.glob(f"*{name}"):
                 os.utime(path, (age, age))
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(uploads))
     monkeypatch.setattr(guard, "SWEEP", 0)
+    swept: list[Path] = []
+    sweep = guard.sweep
+    monkeypatch.setattr(guard, "sweep", lambda folder: swept.append(folder) or sweep(folder))
 
     async def serve_for_a_while() -> None:
         async with guard.app_kwargs()["lifespan"](None):
-            while (tmp_path / "tmpold").exists() or (tmp_path / "empty-old").exists():
+            while not swept:
+                await asyncio.sleep(0)
+            tmp_path.rename(uploads)
+            while (uploads / "tmpold").exists() or (uploads / "empty-old").exists():
                 await asyncio.sleep(0)
 
     run(asyncio.wait_for(serve_for_a_while(), 60))
-    assert {path.name for path in tmp_path.iterdir()} == {"tmpnew", "empty-new", "full-new", "full-old"}
+    assert {path.name for path in uploads.iterdir()} == {"tmpnew", "empty-new", "full-new", "full-old"}
 
 
 def test_a_full_disk_takes_no_more_pictures(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,8 @@ async def _sweeping(_: Any) -> AsyncIterator[None]:
     async def sweep_on() -> None:
         while True:
             await asyncio.sleep(SWEEP)
-            await asyncio.to_thread(sweep, Path(get_upload_folder()))
+            with suppress(OSError):  # until something is uploaded, there is no folder
+                await asyncio.to_thread(sweep, Path(get_upload_folder()))
 
     task = asyncio.create_task(sweep_on())
     yield
