@@ -1,6 +1,7 @@
 """What starts the page: its flags, and what it costs to import."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,13 +18,16 @@ import torch
 from conftest import Served
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError, AuthenticationError
+from PIL import Image
 from timm.models import save_for_hf
+from torch import nn
 
 import app
 import gradcam
 from gradcam.classifiers import Bundled
+from gradcam.errors import ModelError
 from gradcam.ui import page
-from gradcam.ui.models import Models
+from gradcam.ui.models import Models, here
 from gradcam.ui.rail import EXAMPLES
 
 # Gradio's statistics of its own queue use what pandas has since deprecated.
@@ -59,8 +63,8 @@ def test_a_model_that_does_not_exist_ends_in_one_sentence() -> None:
         ({"host": "x" * 64}, "The page cannot be served at xxxxxxxx"),
         ({"port": 70000}, "The page cannot be served at 127.0.0.1, port 70000 (bind(): port must be 0-65535): choose "),
         ({"device": "abacus"}, "There is no device 'abacus' here: use cpu"),
-        ({"checkpoint": "my.pth"}, "A checkpoint or labels came without a model: name its architecture, such as "),
-        ({"labels": "names.txt"}, "A checkpoint or labels came without a model: name its architecture, such as "),
+        ({"checkpoint": "my.pth"}, "checkpoint came without a model: name its architecture, such as "),
+        ({"labels": "names.txt"}, "labels came without a model: name its architecture, such as "),
         ({"model": "resnet18", "checkpoint": "no.pth"}, "There is no checkpoint no.pth."),
         ({"model": "cifar10", "labels": "no.txt"}, "The labels no.txt cannot be opened (No such file or directory)."),
         ({"data": Path("no data")}, "no data/test is not a CIFAR-10 folder: expected one sub-folder for each class"),
@@ -73,6 +77,32 @@ def test_a_wrong_flag_ends_in_one_sentence(flags: dict[str, Any], sentence: str)
         app.main(**flags)
     assert str(ended.value.code).startswith(sentence)
     assert "\n" not in str(ended.value.code)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "sentence"),
+    [
+        (None, "preprocess", "preprocess came without a model: name its architecture, such as resnet18."),
+        ("resnet18", "preprocess", "preprocess came with the name of a model, which takes checkpoint and labels."),
+        (nn.Identity(), "checkpoint", "checkpoint came with a network of your own, which takes labels and preprocess."),
+        ("classifier", "labels", "labels came with a Classifier, which has its own."),
+    ],
+    ids=str,
+)
+def test_an_argument_that_the_model_has_no_use_for_is_told(model: Any, given: str, sentence: str) -> None:
+    model = gradcam.load("cifar10") if model == "classifier" else model
+    with pytest.raises(ModelError, match=f"^{re.escape(sentence)}$"):
+        gradcam.launch(model, **{given: "anything"}, block=False)
+
+
+def test_a_preprocess_that_takes_no_small_pictures_is_served() -> None:
+    def squared(picture: Image.Image) -> torch.Tensor:
+        if min(picture.size) < 100:
+            raise ValueError("too small")
+        return torch.zeros(3, 32, 32) + torch.tensor(picture.resize((1, 1)).getpixel((0, 0)))[:, None, None] / 255
+
+    classifier = gradcam.Classifier(gradcam.load("cifar10").model, preprocess=squared)
+    assert here(classifier).target == gradcam.Explainer(classifier.model, input_size=(3, 32, 32)).target
 
 
 def test_a_port_that_is_taken_ends_in_one_sentence(served: Served) -> None:

@@ -61,7 +61,7 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
         seen = subject.seen(models)
         inspection, labels = seen.inspection, seen.inspection.classifier.labels
         shown = seen.shown(subject.class_)
-        result = seen.explain(shown, subject.method)
+        result = seen.evidence(subject.class_, subject.method)
         classes = [
             markup.Answer(
                 index,

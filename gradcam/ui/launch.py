@@ -61,8 +61,7 @@ def launch(
     _check_address(host or LOCALHOST_NAME, port)
     if device is not None:
         choose_device(device)  # a wrong one is told now rather than to the first visitor
-    if model is None and (checkpoint or labels):
-        raise ModelError("A checkpoint or labels came without a model: name its architecture, such as resnet18.")
+    _check_given(model, checkpoint=checkpoint, labels=labels, preprocess=preprocess)
     public = public or share or get_space() is not None
     place: Callable[[Classifier], Loaded] = here
     if is_zero_gpu_space():
@@ -93,6 +92,21 @@ def launch(
     elif block and not hasattr(sys, "ps1"):  # a notebook shows the page, and goes on
         blocks.block_thread()
     return blocks
+
+
+def _check_given(model: Any, **given: Any) -> None:
+    """Raise ModelError for what `model` has no use for: without it, another network than was meant would be shown."""
+    takes: tuple[str, ...]
+    if model is None:
+        takes, told = (), "without a model: name its architecture, such as resnet18."
+    elif isinstance(model, Classifier):
+        takes, told = (), "with a Classifier, which has its own."
+    elif isinstance(model, nn.Module):
+        takes, told = ("labels", "preprocess"), "with a network of your own, which takes labels and preprocess."
+    else:
+        takes, told = ("checkpoint", "labels"), "with the name of a model, which takes checkpoint and labels."
+    if surplus := [name for name, value in given.items() if value is not None and name not in takes]:
+        raise ModelError(f"{' and '.join(surplus)} came {told}")
 
 
 def _code(model: str, public: bool, **given: Any) -> str:

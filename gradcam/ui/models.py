@@ -14,7 +14,7 @@ from PIL import Image
 from ..classifiers import BUNDLED, Classifier, load
 from ..errors import ModelError
 from ..images import Framing
-from ..pipeline import Inspection, Question, Result
+from ..pipeline import Inspection, Question, Result, explainer_of
 from ..render import crisp, shrunk
 from ..targets import Target, TargetError, find_stages
 from . import markup
@@ -60,6 +60,10 @@ class Seen:
         """As `Inspection.explain`."""
         go_on()
         return self.inspection.explain(list(questions), method)
+
+    def evidence(self, class_: int, method: str) -> Result:
+        """The maps of a class and of the best five, on the scale that they share on the page."""
+        return self.explain(self.shown(class_), method)
 
 
 class Loaded:
@@ -109,7 +113,7 @@ def here(classifier: Classifier) -> Loaded:
     """A classifier whose network runs in this process."""
     target = None
     with suppress(TargetError):  # the search takes several forward passes, which no time on the page should hold
-        target = Inspection(Image.new("RGB", (64, 64)), classifier).target
+        target = explainer_of(classifier, None).target
     return Loaded(classifier, target)
 
 

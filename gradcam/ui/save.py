@@ -61,7 +61,7 @@ def build(rail: Rail, models: Models, looks: list[Any]) -> Save:
 
     def save_overlay(subject: Subject, *look: Any) -> Updates:
         seen, chosen = subject.seen(models), Look(*look)
-        result = seen.explain(seen.shown(subject.class_), subject.method)
+        result = seen.evidence(subject.class_, subject.method)
         inspection = seen.inspection
         full = None if chosen.own_scale else result.full
         picture = chosen.draw(inspection.picture, inspection.framing, result.map(subject.class_), full)
@@ -72,7 +72,7 @@ def build(rail: Rail, models: Models, looks: list[Any]) -> Save:
     def save_map(subject: Subject, *_: Any) -> Updates:
         seen = subject.seen(models)
         buffer = io.BytesIO()
-        np.save(buffer, seen.explain(seen.shown(subject.class_), subject.method).map(subject.class_))
+        np.save(buffer, seen.evidence(subject.class_, subject.method).map(subject.class_))
         return {file: saved(buffer, seen, subject, "map.npy")}
 
     def save_record(subject: Subject, *_: Any) -> Updates:
@@ -96,7 +96,7 @@ def saved(content: io.BytesIO, seen: Seen, subject: Subject, ending: str) -> str
 def described(seen: Seen, subject: Subject) -> dict[str, Any]:
     """What was asked and what was found, for programs."""
     inspection = seen.inspection
-    result = seen.explain(seen.shown(subject.class_), subject.method)
+    result = seen.evidence(subject.class_, subject.method)
     target = inspection.target
     return {
         "picture": {"name": subject.picture.name, "size": inspection.framing.size, "seen": inspection.framing.box},

@@ -64,7 +64,7 @@ def _beside(models: Models, name: str) -> str | None:
 
 
 def _columns(pair: tuple[Seen, Seen], names: tuple[str, str], subject: Subject, look: Look) -> str:
-    """As HTML: of each model its best class and, where that is another, the class that both are asked for."""
+    """As HTML: of each model its best class and, unless it is the best of both, the class that both are asked for."""
     label = pair[0].inspection.classifier.labels[subject.class_]
     known = all(label in seen.inspection.classifier.labels for seen in pair)
     agreed = all(seen.inspection.top(1)[0].label == label for seen in pair)
