@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .errors import InputError
+
 Method = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -77,9 +79,9 @@ METHODS: dict[str, Method] = {
 
 
 def method_named(name: str) -> Method:
-    """The method of that name. Raises ValueError, with the names there are."""
+    """The method of that name. Raises InputError, with the names there are."""
     if name not in METHODS:
-        raise ValueError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}.")
+        raise InputError(f"there is no method {str(name)[:80]!r}; choose one of {', '.join(METHODS)}.")
     return METHODS[name]
 
 

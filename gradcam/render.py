@@ -16,6 +16,7 @@ from cv2.typing import MatLike
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from .errors import InputError
 from .images import Framing
 
 COLORMAPS = {
@@ -205,7 +206,7 @@ def _checked(saliency: ArrayLike) -> NDArray[np.float32]:
             f"The map has the shape {grid.shape}; expected (h, w): pass the map of one picture and one class."
         )
     if not np.isfinite(grid).all():
-        raise ValueError(
+        raise InputError(
             "The map holds NaN or infinite values, which cannot be shown; check the network's weights and its input."
         )
     return grid

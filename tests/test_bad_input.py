@@ -263,14 +263,14 @@ ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "no number as class": ({"class_": float("nan")}, PLAIN_CLASS),
     "nothing as class": ({"class_": None}, PLAIN_CLASS),
     "object as class": ({"class_": {"path": "x"}}, PLAIN_CLASS),
-    "unknown method": ({"method": "no such"}, "There is no method 'no such': choose one of gradcam, "),
-    "dunder as method": ({"method": "__class__"}, "There is no method '__class__': choose one of gradcam, "),
+    "unknown method": ({"method": "no such"}, "there is no method 'no such'; choose one of gradcam, "),
+    "dunder as method": ({"method": "__class__"}, "there is no method '__class__'; choose one of gradcam, "),
     "list as method": ({"method": ["gradcam"]}, PLAIN),
     "unknown layer": ({"layer": "no.such"}, "the network has no layer 'no.such'"),
     "attribute as layer": ({"layer": "__class__"}, "the network has no layer '__class__'"),
     "script as layer": ({"layer": SCRIPT}, "the network has no layer "),
     "number as layer": ({"layer": 4}, PLAIN),
-    "layer without a grid": ({"layer": "classifier"}, ""),
+    "layer without a grid": ({"layer": "classifier"}, "layer 'classifier' cannot be explained: no grid of the picture"),
 }
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from gradcam import render
+from gradcam.errors import InputError
 from gradcam.images import Framing
 
 INFERNO_TOP = (252, 255, 164)
@@ -279,8 +280,9 @@ def test_the_callers_picture_and_map_stay_as_they_are(mode):
     ],
 )
 def test_bad_maps_are_refused(draw, saliency, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=says) as raised:
         draw(saliency, whole(20, 20))
+    assert isinstance(raised.value, InputError) == ("NaN" in says)  # which the page tells its visitor
 
 
 @pytest.mark.parametrize(

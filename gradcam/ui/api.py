@@ -10,7 +10,7 @@ import gradio as gr
 from gradio.events import api
 
 from ..errors import InputError, ModelError
-from ..methods import METHODS
+from ..methods import METHODS, method_named
 from . import save
 from .guard import DECODES
 from .models import Models
@@ -29,8 +29,7 @@ def build(models: Models) -> None:
             raise ModelError("The model, the method and the layer are given by name, as text.")
         if not isinstance(class_, str | int):
             raise ModelError("The class is given by its label or index.")
-        if method not in METHODS:
-            raise ModelError(f"There is no method {method[:80]!r}: choose one of {', '.join(METHODS)}.")
+        method_named(method)
         path, model = uploaded(picture), model or models.default
         seen = models.get(model).see(path, layer or None)
         index = seen.inspection.top(1)[0].index if class_ == "" else seen.inspection.classifier.index(class_)
@@ -69,7 +68,7 @@ def build(models: Models) -> None:
         """
         asked = subject(picture, model, class_, method, layer)
         seen = asked.seen(models)
-        result = seen.explain(seen.shown(asked.class_), asked.method)
+        result = seen.evidence(asked.class_, asked.method)
         buffer = io.BytesIO()
         result.overlay(asked.class_).save(buffer, "PNG")
         overlay = save.saved(buffer, seen, asked, "overlay.png")
