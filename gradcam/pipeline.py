@@ -183,14 +183,16 @@ def explain(
     return Inspection(picture, classifier, layer).explain(classes, method)
 
 
-_explainers: WeakKeyDictionary[Classifier, dict[str | None, Explainer]] = WeakKeyDictionary()
+_explainers: WeakKeyDictionary[Classifier, tuple[dict[str | None, Explainer], Lock]] = WeakKeyDictionary()
 _explainers_lock = Lock()
 
 
 def explainer_of(classifier: Classifier, layer: str | None) -> Explainer:
     """One explainer for each classifier and layer, so that the target is searched for once."""
     with _explainers_lock:
-        mine = _explainers.setdefault(classifier, {})
-    if layer not in mine:  # searched for without the lock: others go on with theirs
-        mine.setdefault(layer, Explainer(classifier.model, layer, input_size=classifier.input_size))
+        mine, searching = _explainers.setdefault(classifier, ({}, Lock()))
+    if layer not in mine:
+        with searching:  # what has been found is not waited for
+            if layer not in mine:
+                mine[layer] = Explainer(classifier.model, layer, input_size=classifier.input_size)
     return mine[layer]

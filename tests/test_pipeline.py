@@ -3,7 +3,9 @@
 import gc
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import gradio
@@ -251,6 +253,19 @@ def test_one_pass_a_picture_and_one_search_a_classifier(colours: Classifier, fla
     explain(flag, colours, layer="grid.1")
     explain(flag, colours, layer="grid.1")
     assert [args[-1] for args in searches] == [None, "grid.1"]
+
+
+def test_visitors_who_come_together_search_once(colours: Classifier, flag: np.ndarray, searches: list[Any]) -> None:
+    together = Barrier(8)
+
+    def visit(_: int) -> Result:
+        together.wait(60)
+        return explain(flag, colours, "red", layer="grid.1")
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(visit, range(8)))
+    assert [args[-1] for args in searches] == ["grid.1"]
+    assert all((result.map("red") == results[0].map("red")).all() for result in results)
 
 
 def test_what_was_asked_before_costs_no_gradient(
