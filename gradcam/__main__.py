@@ -112,6 +112,7 @@ def explain(
     settings = {
         "model": model,
         "checkpoint": _identity(checkpoint),
+        "weights": BUNDLED[model].weights()[1] if checkpoint is None and model in BUNDLED else None,
         "labels": _identity(labels),
         "asked": [classifier.labels[index] for index in wanted] or f"top{top}",
         "versus": None if rival is None else classifier.labels[rival],

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from gradcam import __main__ as main
 from gradcam import classifiers, explain, load, render
 from gradcam.cifar10 import figures, weights
 from gradcam.cifar10.network import CLASSES
-from gradcam.classifiers import Classifier
+from gradcam.classifiers import BUNDLED, Classifier
 from gradcam.targets import find_target
 
 PHOTOS = Path(gradio.__file__).parent / "media_assets" / "images"
@@ -105,6 +106,7 @@ def test_a_photograph_is_explained(tmp_path: Path, bundled: Classifier) -> None:
         "modified": CHEETAH.stat().st_mtime,
         "model": "efficientnet_lite0",
         "checkpoint": None,
+        "weights": BUNDLED["efficientnet_lite0"].weights()[1],
         "labels": None,
         "asked": "top1",
         "versus": None,
@@ -360,6 +362,17 @@ def test_one_folder_holds_results_of_one_kind(photos: Path, tmp_path: Path, own:
     assert result.exit_code == 2
     assert "other settings (labels {'file': " in result.stderr
     assert {file: (out / file).read_bytes() for file in files_in(out)} == before
+
+
+def test_a_run_is_not_continued_with_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("explain", CHEETAH, "--out", tmp_path).exit_code == 0
+    path, _ = BUNDLED["efficientnet_lite0"].weights()
+    other = replace(BUNDLED["efficientnet_lite0"], weights=lambda: (path, "of another file"))
+    monkeypatch.setitem(BUNDLED, "efficientnet_lite0", other)
+    monkeypatch.setattr(main, "load", lambda *_: Classifier(other.network().eval()))
+    result = run("explain", CHEETAH, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "other settings (weights '" in result.stderr
 
 
 @pytest.mark.parametrize("content", ["[]]", '{"a": 1}', "[1]", '[{"file": "a"}]'])
