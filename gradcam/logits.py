@@ -83,7 +83,7 @@ class Output:
             case "SoftmaxBackward0":
                 values = given.float().clamp(min=torch.finfo(torch.float32).tiny).log()
             case "SigmoidBackward0":
-                values = given.double().logit(eps=1e-12).float()
+                values = given.cpu().double().logit(eps=1e-12).float().to(given.device)  # MPS has no float64
             case "LogSoftmaxBackward0":
                 values = given
             case _:
