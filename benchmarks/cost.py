@@ -20,13 +20,13 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gradcam.cifar10.weights import hardware
 from gradcam.explainer import Explainer
 from gradcam.targets import Target
 
@@ -134,13 +134,6 @@ def check(tool: str, maps: list[Tensor], expected: list[Tensor]) -> None:
             raise SystemExit(f"{tool} gives another map: it correlates with ours by {correlation:.3f}.")
 
 
-def processor() -> str:
-    """The name of the processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-
-
 def installed(package: str) -> str | None:
     """Its version, if it is installed."""
     try:
@@ -164,7 +157,7 @@ def main() -> None:
     packages = ", ".join(
         f"{package} {installed(package)}" for package in ("torch", "timm", *tools) if installed(package)
     )
-    print(f"{processor()}, {os.cpu_count()} cores, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}")
+    print(f"{hardware(torch.device('cpu'))}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}")
     print(f"Python {platform.python_version()}, {packages}; n = {arguments.repetitions}\n")
     columns = [(tool, count) for tool in tools for count in CLASSES]
     print("| model | forward |", " | ".join(f"{tool}, {count}" for tool, count in columns), "|")

@@ -44,6 +44,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from gradcam import Classifier, explain
+from gradcam.cifar10.weights import hardware
 from gradcam.images import read
 from gradcam.pipeline import Inspection
 from gradcam.ui import markup, models, page
@@ -52,7 +53,7 @@ from gradcam.ui.look import Look
 from gradcam.ui.models import Loaded, Models
 from gradcam.ui.rail import AUTOMATIC, EXAMPLES, Subject
 
-from .cost import installed, processor
+from .cost import installed
 
 SIZES = {"web, 0.8 megapixels": (1024, 768), "phone, 12 megapixels": (4032, 3024)}
 WARM_UP = 3  # runs that do not count
@@ -326,7 +327,7 @@ def main() -> None:
         chromium = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         packages = ", ".join(f"{name} {installed(name)}" for name in ("torch", "timm", "gradio", "pillow"))
         threads, load = torch.get_num_threads(), os.getloadavg()[0]
-        print(f"{processor()}, {os.cpu_count()} cores, {threads} threads, load {load:.1f}")
+        print(f"{hardware(torch.device('cpu'))}, {threads} threads, load {load:.1f}")
         print(f"Python {platform.python_version()}, {packages}, Chromium {chromium.version}; n = {count}", flush=True)
 
         clock = Clock()

@@ -129,7 +129,7 @@ def interrupted(*_: object) -> None:
         ("pathlib.Path.write_bytes", full_disk, OSError),  # the weights cannot be written
         ("gradcam.cifar10.weights.evaluate", interrupted, KeyboardInterrupt),  # between weights and manifest
         ("pathlib.Path.write_text", full_disk, OSError),  # the manifest cannot be written
-        ("gradcam.cifar10.weights.date", interrupted, BaseException),
+        ("gradcam.cifar10.weights.versions", interrupted, KeyboardInterrupt),
         ("os.replace", full_disk, OSError),
     ],
 )
