@@ -409,6 +409,7 @@ def test_a_blank_or_weak_map_says_so(visit: Visit) -> None:
 def test_other_layers_and_the_strip_through_the_network(page: Page, served: Served) -> None:
     page.get_by_role("button", name="Example: lion").click()
     page.get_by_role("button", name="Method and layer").click()
+    expect(page.get_by_role("combobox", name="Layer")).to_have_value("Automatic: bn2")  # the list is there
     choose(page, "Layer", "blocks.5")
     facts = page.locator("#facts")
     expect(facts).to_contain_text("14 × 14")
