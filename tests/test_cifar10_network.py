@@ -27,7 +27,7 @@ def network() -> Cifar10Net:
 
 def test_the_evidence_is_read_from_the_last_map_of_8x8(network: Cifar10Net) -> None:
     target = Explainer(network, input_size=(3, 32, 32)).target
-    assert (target.layer, target.layout, target.grid, target.channels) == ("stage3", "NCHW", (8, 8), 384)
+    assert (target.layer, target.layout, target.grid, target.channels) == ("stage3", "NCHW", (8, 8), 480)
 
 
 def test_gradcam_is_the_classifiers_own_sum(network: Cifar10Net) -> None:
