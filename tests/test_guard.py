@@ -129,7 +129,14 @@ def test_uploads_cut_short_are_swept_away(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(guard, "SWEEP", 0)
     swept: list[Path] = []
     sweep = guard.sweep
-    monkeypatch.setattr(guard, "sweep", lambda folder: swept.append(folder) or sweep(folder))
+
+    def watched(folder: Path) -> None:
+        try:
+            sweep(folder)
+        finally:
+            swept.append(folder)
+
+    monkeypatch.setattr(guard, "sweep", watched)
 
     async def serve_for_a_while() -> None:
         async with guard.app_kwargs()["lifespan"](None):
