@@ -30,7 +30,10 @@ from .logits import class_count, logits_of
 from .networks import check_mode, checked_size, tensor_like, unwrapped
 from .preprocessing import framed, timm_preprocess
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+_PACKAGE = Path(__file__).resolve().parent
+WEIGHTS = _PACKAGE / "weights"  # of an installation
+if not WEIGHTS.exists():
+    WEIGHTS = _PACKAGE.parent / "weights"  # of the repository
 
 
 class Classifier:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -24,7 +25,7 @@ from torch import nn
 
 import app
 import gradcam
-from gradcam.classifiers import Bundled
+from gradcam.classifiers import WEIGHTS, Bundled
 from gradcam.errors import ModelError
 from gradcam.ui import page
 from gradcam.ui.models import Models, here
@@ -37,6 +38,16 @@ pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.que
 def test_importing_the_package_does_not_import_gradio() -> None:
     code = "import sys, gradcam; assert 'gradio' not in sys.modules; gradcam.launch; assert 'gradio' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_installation_has_every_package_and_the_weights() -> None:
+    root = Path(gradcam.__file__).parent.parent
+    told = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    packages = {".".join(file.parent.relative_to(root).parts) for file in (root / "gradcam").rglob("__init__.py")}
+    assert set(told["packages"]) == packages | {"gradcam.weights"}
+    assert told["package-dir"] == {"gradcam.weights": WEIGHTS.relative_to(root).as_posix()}
+    kinds = {file.suffix for file in (root / "gradcam").rglob("*") if file.is_file()} - {".py", ".pyc"}
+    assert {f"*{kind}" for kind in kinds} == set(told["package-data"]["gradcam.ui"])
 
 
 def test_the_page_is_served_before_any_network_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
