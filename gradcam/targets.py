@@ -5,8 +5,8 @@ still depends on. It is found by experiment. One forward pass over five pictures
 differ from the first in the left, right, upper and lower half, records the output of every module:
 
 - *aligned*: read as a grid, the output changes in the half in which the picture changed;
-- *the score depends on it*: the gradient of the highest logit is not zero on the grid (after the last block of a
-  class-token transformer it is zero everywhere but on the token);
+- *the score depends on it*: the gradient of the highest logit, or of all where that one is a constant, is not zero on
+  the grid (after the last block of a class-token transformer it is zero everywhere but on the token);
 - the insides of attention modules, known by their names, are passed over: queries, keys and values lie on the grid,
   but are no feature maps;
 - what a branch adds to the grid, which reaches the score past the branch too, gives way to what the branch was given;
@@ -170,6 +170,9 @@ class _Probe:
         if not self.records and len(self.modules) > 1:
             raise TargetError(f"no part of the network ran {UNSEEN}")
         smallest_first = list(self.stages(until=LEAST_SIDE))
+        if not smallest_first:  # the highest logit may be a constant, such as that of a class "unknown"
+            self.weights = torch.linspace(-1, 1, self.weights.shape[1]).to(self.weights).expand_as(self.weights)
+            smallest_first = list(self.stages(until=LEAST_SIDE))
         if not smallest_first:
             aligned = [record for record in self.records if self._aligned(record)]
             if aligned and not any(record.output.requires_grad for record in aligned):

@@ -612,6 +612,26 @@ def test_a_layer_that_does_not_run_for_some_images_is_told():
     assert Explainer(explainer.model, layer="first")(images * 1000).target.layer == "first"
 
 
+def test_a_class_of_fixed_score_hides_no_layer_and_has_a_blank_map():
+    class WithUnknown(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.known = network("sequential")
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = self.known(x)
+            return torch.cat([logits, torch.full_like(logits[:, :1], 99.0)], dim=1)
+
+    explainer, images = Explainer(WithUnknown().eval()), pictures(2, (3, 32, 32))
+    explanation = explainer(images, classes="top5")
+    assert explanation.classes[:, 0].tolist() == [CLASSES, CLASSES]
+    assert (explanation.signed[:, 0] == 0).all()
+    expected = Explainer(network("sequential"))(images, classes=explanation.classes[:, 1:])
+    torch.testing.assert_close(explanation.signed[:, 1:], expected.signed, rtol=0, atol=1e-6)
+    assert expected.signed.abs().amax((2, 3)).min() > 1e-4
+    assert explainer.target.layer == f"known.{expected.target.layer}"
+
+
 def test_what_the_network_itself_raises_is_left_as_it_is():
     class Picky(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
