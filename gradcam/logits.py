@@ -7,11 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn import functional as F
+
+from .errors import InputError
 
 Classes = int | Sequence[int] | Tensor | str | None
 NO_RIVAL = -1  # in `versus`: the score of this class alone, not a difference
+
+# Steps of the graph, by the names that autograd gives them, that leave each number as it is, ...
+_PASSES_ON = re.compile("((Unsafe)?View|ReshapeAlias|(Uns|S)queeze|Alias|Clone|ToCopy|Clamp(Min|Max)?)Backward")
+# ... and that make probabilities of probabilities: a part of them, several beside each other, a mean.
+_COMBINES = re.compile(
+    f"{_PASSES_ON.pattern}|(Select|Slice|Split|Unbind|Index(Select)?|Gather|Stack|Cat|Permute|T|Transpose|Expand|"
+    "Add|Sum|Mean|Mul|Div|Rsub)Backward"
+)
 
 
 def logits_of(output: Any, batch: int) -> Tensor:
@@ -59,10 +69,11 @@ class Output:
     A network that ends in a softmax, log-softmax or sigmoid is read before it: the score of a class is its logit, not
     its probability, whose gradient fades as the network grows sure. The values then come from the probabilities, which
     leave a softmax's logits open by a constant for each picture: no probability, order or gradient depends on it.
-    Where probabilities come out in another way (the mean of several softmaxes), their logarithms are the logits.
+    Where probabilities come out in another way, their logarithms are the logits (the mean of several softmaxes), or
+    their log-odds (one column of a softmax, the mean of several sigmoids).
 
-    `probabilities` are (B, class_count) float32 in 0..1. Several sigmoids are as many questions of yes or no: only then
-    they need not sum to 1.
+    `probabilities` are (B, class_count) float32 in 0..1, the network's own where it returns some: those of several
+    sigmoids, as many questions of yes or no, need not sum to 1.
     """
 
     logits: Tensor
@@ -76,38 +87,89 @@ class Output:
     def of(cls, logits: Tensor) -> "Output":
         """Find the end of the graph that leads to the (B, N) tensor a network returned."""
         node: Any = get_gradient_edge(logits).node  # of which each kind has attributes of its own
-        while re.match("(Unsafe)?View|ReshapeAlias|(Uns|S)queeze|Alias|Clone|ToCopy", node.name()):
+        while _PASSES_ON.match(node.name()):
             node = node.next_functions[0][0]
         given = logits.detach()
         match node.name():
             case "SoftmaxBackward0":
                 values = given.float().clamp(min=torch.finfo(torch.float32).tiny).log()
             case "SigmoidBackward0":
-                values = given.cpu().double().logit(eps=1e-12).float().to(given.device)  # MPS has no float64
+                values = _log_odds(given)
             case "LogSoftmaxBackward0":
                 values = given
             case _:
-                values, slope = given, None
-                if _are_probabilities(given):
-                    positive = given.float().clamp(min=1e-12)
-                    values, slope = positive.log(), positive.reciprocal()
-                return cls(values, probabilities(values), get_gradient_edge(logits), logits.shape, logits.dtype, slope)
-        several_sigmoids = node.name() == "SigmoidBackward0" and given.shape[1] > 1
-        chances = given.float() if several_sigmoids else probabilities(values)
+                return cls._of_no_plain_end(logits, node)
+        as_given = given.shape[1] > 1 and node.name() != "LogSoftmaxBackward0"
+        chances = given.float() if as_given else probabilities(values)
         result = node._saved_result
         return cls(values, chances, GradientEdge(*node.next_functions[0]), result.shape, result.dtype)
 
-    def gradient(self, weights: Tensor, of: Tensor) -> Tensor | None:
+    @classmethod
+    def _of_no_plain_end(cls, logits: Tensor, node: Node) -> "Output":
+        """As `of`, where no softmax or sigmoid of as many numbers stands at the `node` to which they lead."""
+        given, sources, single = logits.detach(), _sources(node), logits.shape[1] == 1
+        if sources and sources <= {"SigmoidBackward0", "SoftmaxBackward0"} and _within_0_and_1(given):
+            as_odds = single or sources == {"SigmoidBackward0"}
+        elif _sum_to_1(given):
+            as_odds = False
+        else:
+            return cls(given, probabilities(given), get_gradient_edge(logits), logits.shape, logits.dtype)
+        if as_odds:
+            values = _log_odds(given)
+            slope = 2 + values.exp() + (-values).exp()  # 1 / (p (1 - p)), also where p is rounded to 0 or 1
+        else:
+            positive = given.float().clamp(min=1e-12)
+            values, slope = positive.log(), positive.reciprocal()
+        chances = probabilities(values) if single else given.float()
+        return cls(values, chances, get_gradient_edge(logits), logits.shape, logits.dtype, slope)
+
+    def gradient(self, weights: Tensor, of: Tensor | GradientEdge) -> Tensor | None:
         """The gradient of the logits' sum with (B, N) weights, in the shape of `of`; None where `of` has no part."""
         scaled = weights if self.slope is None else weights * self.slope
         given = scaled.to(self.dtype).reshape(self.shape)
-        (gradient,) = torch.autograd.grad(self.end, of, given, retain_graph=True, allow_unused=True)
+        try:
+            (gradient,) = torch.autograd.grad(self.end, of, given, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "inplace operation" not in str(error):
+                raise
+            raise InputError(
+                "the network changes in place what its own gradient needs (x += f(x) where f keeps x), so that it "
+                "could not be trained either; write x = x + f(x)."
+            ) from error
         return gradient
 
 
-def _are_probabilities(values: Tensor) -> bool:
-    """Whether (B, N) values sum to 1 for every picture, as closely as no logits would by chance."""
-    return values.shape[1] > 1 and bool((values >= 0).all()) and bool(((values.float().sum(1) - 1).abs() < 1e-5).all())
+def _log_odds(chances: Tensor) -> Tensor:
+    """log(p / (1 - p)) of probabilities, float32."""
+    return chances.cpu().double().logit(eps=1e-12).float().to(chances.device)  # MPS has no float64
+
+
+def _sources(node: Node) -> set[str]:
+    """The names of the steps from which probabilities come if all there is between them and `node` combines such."""
+    names: set[str] = set()
+    seen: set[Node] = set()
+    ahead = [node]
+    while ahead:
+        node = ahead.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if _COMBINES.match(node.name()):
+            ahead += [before for before, _ in node.next_functions if before is not None]
+        else:
+            names.add(node.name())
+    return names
+
+
+def _within_0_and_1(values: Tensor) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
+
+
+def _sum_to_1(values: Tensor) -> bool:
+    """Whether (B, N) values are probabilities for every picture, as closely as no logits would be by chance."""
+    rounding = max(1e-5, torch.finfo(values.dtype).eps)
+    sums = values.float().sum(1)
+    return values.shape[1] > 1 and bool((values >= 0).all()) and bool(((sums - 1).abs() < rounding).all())
 
 
 def class_count(logits: Tensor) -> int:
