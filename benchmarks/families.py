@@ -36,7 +36,11 @@ def alignment(model: nn.Module, target: Target, input_size: tuple[int, int, int]
         quadrant = list(_quadrants(picture))[place]
         quadrant.copy_(torch.randn(quadrant.shape, generator=noise))
     outputs: list[Tensor] = []
-    handle = model.get_submodule(target.layer).register_forward_hook(lambda *call: outputs.append(call[2]))
+    module = model.get_submodule(target.module)
+    if target.is_given:
+        handle = module.register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0]))
+    else:
+        handle = module.register_forward_hook(lambda _, inputs, output: outputs.append(output))
     with torch.no_grad():
         model(pictures)
     handle.remove()

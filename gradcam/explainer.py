@@ -3,7 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock, get_ident
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,19 @@ from torch import Tensor, nn
 from .errors import reason
 from .logits import Classes, Output, choose_classes, choose_rivals, logits_of, score_weights
 from .methods import method_named
-from .networks import check_mode, checked_size, run, tensor_like, tensor_of, unwrapped
-from .targets import Target, TargetError, find_target
+from .networks import (
+    GradientsStayOn,
+    check_mode,
+    checked_size,
+    run,
+    switch_gradients_on,
+    tensor_like,
+    tensor_of,
+    unwrapped,
+)
+from .targets import NoGradientError, Target, TargetError, find_target
+
+MOST_GRADIENTS = 8  # of as many classes at a time: those of all 1,000 may be larger than the network
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +52,8 @@ class ForwardPass:
     `logits` (B, N) and `probabilities` (B, class_count), float32 in 0..1, are detached. Safe to use from many threads.
     """
 
-    def __init__(self, output: Output, activations: Tensor, target: Target) -> None:
-        self._output, self._activations = output, activations
+    def __init__(self, output: Output, activations: Tensor, leaf: Tensor, target: Target) -> None:
+        self._output, self._activations, self._leaf = output, activations, leaf
         self.logits, self.probabilities, self.target = output.logits, output.probabilities, target
 
     def explain(self, classes: Classes = None, versus: Classes = None, method: str = "gradcam") -> Explanation:
@@ -51,14 +62,16 @@ class ForwardPass:
             chosen = choose_classes(self.logits, classes)
             rivals = choose_rivals(self.logits, versus, chosen)
             weights = score_weights(self.logits, chosen, rivals)
-            gradients = [self._gradient(one) for one in weights.unbind(1)]
-            activations = self.target.read(self._activations.detach())
-            signed = method_named(method)(activations[:, None].float(), torch.stack(gradients, dim=1).float())
-        return Explanation(self.logits, chosen, signed, self.target)
+            activations = self.target.read(self._activations.detach())[:, None].float()
+            maps = []
+            for some in weights.split(MOST_GRADIENTS, dim=1):
+                gradients = [self._gradient(one) for one in some.unbind(1)]
+                maps.append(method_named(method)(activations, torch.stack(gradients, dim=1).float()))
+        return Explanation(self.logits, chosen, torch.cat(maps, dim=1), self.target)
 
     def _gradient(self, weights: Tensor) -> Tensor:
         """(B, C, h, w): the gradient of the sum over the batch of one score each, weights (B, N) of the logits."""
-        gradient = self._output.gradient(weights, self._activations)
+        gradient = self._output.gradient(weights, self._leaf)
         if gradient is None:
             raise TargetError(
                 f"the score depends on layer {self.target.layer!r} only past its output (something inside it was kept "
@@ -91,6 +104,7 @@ class Explainer:
         self._targets: dict[tuple[int, ...], Target] = {}
         self._lock = Lock()
         self._latest: Target | None = None
+        self._switches_gradients = False
         if input_size is not None:
             self._latest = self._target_for(checked_size(input_size))
         elif (configured := _configured_input_size(self.model)) is not None:
@@ -121,7 +135,13 @@ class Explainer:
         self._check(images)
         target = self._latest = self._target_for(tuple(images.shape[1:]))
         with torch.inference_mode(False), torch.no_grad():
-            return self._run(images, target)
+            if not self._switches_gradients:
+                with suppress(NoGradientError):
+                    return self._run(images, target)
+            with GradientsStayOn():
+                forward = self._run(images, target)
+            self._switches_gradients = True  # seen by what failed: the next pass is not run twice
+            return forward
 
     @staticmethod
     def _check(images: Tensor) -> None:
@@ -141,34 +161,59 @@ class Explainer:
             return self._targets[input_size]
 
     def _run(self, images: Tensor, target: Target) -> ForwardPass:
-        """One pass in which the target's output becomes a leaf of the graph.
+        """One pass whose graph begins at the target.
 
-        Gradients are off until the target has run and on from there, so the graph holds only what lies above it. The
-        layer's output is copied twice: an in-place operation that follows must reach neither what the layer keeps of
-        it nor the leaf.
+        Gradients are off until the target is reached and on from there, so the graph holds only what lies above it. An
+        output is copied twice: an in-place operation that follows must reach neither what the layer keeps of it nor
+        the leaf of the graph.
         """
-        leaf: Tensor | None = None
+        held: tuple[Tensor, Tensor] | None = None  # the activations, and the leaf of which they are the value
         calls, thread = 0, get_ident()
 
-        def start_graph(module: nn.Module, inputs: Any, returned: Any) -> Any:
-            nonlocal leaf, calls
-            output = tensor_of(returned)
-            if get_ident() != thread or output is None:  # another thread runs the same model
-                return None
+        def is_reached(tensor: Any) -> TypeGuard[Tensor]:
+            nonlocal calls
+            if get_ident() != thread or not isinstance(tensor, Tensor):  # another thread runs the same model
+                return False
             calls += 1
             if calls != target.call + 1:
+                return False
+            _check_all_there(tensor, len(images), target)
+            switch_gradients_on()
+            return True
+
+        def start_at_output(module: nn.Module, inputs: Any, returned: Any) -> Any:
+            nonlocal held
+            output = tensor_of(returned)
+            if not is_reached(output):
                 return None
             leaf = output.detach().clone().requires_grad_()
-            torch.set_grad_enabled(True)
+            held = leaf, leaf
             if not isinstance(returned, tuple):
                 return leaf.clone()
             first, rest = leaf.clone(), returned[1:]
             return type(returned)(first, *rest) if hasattr(returned, "_fields") else (first, *rest)
 
-        # First of the layer's hooks, so that those of the caller see and keep what the graph is made of.
-        handle = self.model.get_submodule(target.layer).register_forward_hook(start_graph, prepend=True)
+        def start_at_input(module: nn.Module, inputs: Any) -> None:
+            nonlocal held
+            given = inputs[0] if inputs else None
+            if not is_reached(given):
+                return
+            # The network may use it elsewhere too, so the tensor itself enters the graph, by zeros added in place: were
+            # it a leaf, the network could not go on in place. In place on a view nothing may enter the graph.
+            leaf = given.requires_grad_() if given._is_view() else torch.zeros_like(given, requires_grad=True)
+            held = given.detach().clone(), leaf
+            if leaf is not given:
+                given += leaf
+
+        module = self.model.get_submodule(target.module)
+        if target.is_given:
+            handle = module.register_forward_pre_hook(start_at_input)
+        else:  # first of the layer's hooks, so that those of the caller see and keep what the graph is made of
+            handle = module.register_forward_hook(start_at_output, prepend=True)
         try:
             returned = run(self.model, images)
+        except TargetError:
+            raise
         except Exception as error:  # whatever the network raises
             own = tensor_like(self.model)
             if (images.dtype, images.device) == (own.dtype, own.device):
@@ -180,17 +225,27 @@ class Explainer:
         finally:
             handle.remove()
         logits = logits_of(returned, batch=len(images))
-        if leaf is None:
+        if held is None:
             raise TargetError(
                 f"layer {target.layer!r} ran when it was found, but not for these images: the network takes another "
                 "way for them. Choose a layer that always runs, with layer=."
             )
         if not logits.requires_grad:
-            raise TargetError(
+            raise NoGradientError(
                 f"the score does not depend on layer {target.layer!r}, or gradients are switched off above it; choose "
                 "another with layer=, or explain the network without the switch."
             )
-        return ForwardPass(Output.of(logits), leaf, target)
+        return ForwardPass(Output.of(logits), *held, target)
+
+
+def _check_all_there(tensor: Tensor, count: int, target: Target) -> None:
+    """Raise TargetError unless the target holds each of so many pictures."""
+    there = tensor.shape[1 if target.layout == "LNC" else 0]
+    if there != count:
+        raise TargetError(
+            f"layer {target.layer!r} was reached by {there} of {count} pictures: the network sends them different "
+            "ways. Explain one picture at a time, or choose a layer that all of them pass, with layer=."
+        )
 
 
 def _configured_input_size(model: nn.Module) -> tuple[int, int, int] | None:

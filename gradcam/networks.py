@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .errors import ModelError
 
@@ -63,7 +64,22 @@ def checked_size(input_size: Any) -> tuple[int, int, int]:
 
 def run(model: nn.Module, pictures: Tensor) -> Any:
     """Call the network as it was written, also after `model.compile()`: of compiled code hooks see nothing."""
-    return model._call_impl(pictures)
+    own_call = type(model).__call__ is not nn.Module.__call__
+    return model(pictures) if own_call else model._call_impl(pictures)
+
+
+class GradientsStayOn(TorchFunctionMode):
+    """Runs a network as if it did not switch gradients off or on, as one with a frozen part may."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Ignore the switch; do everything else."""
+        return None if func is torch._C._set_grad_enabled else func(*args, **(kwargs or {}))
+
+
+def switch_gradients_on() -> None:
+    """Switch them on from here, also where they are said to stay as they are."""
+    with torch._C.DisableTorchFunction():
+        torch.set_grad_enabled(True)
 
 
 def tensor_of(output: Any) -> Tensor | None:

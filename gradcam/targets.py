@@ -9,26 +9,27 @@ differ from the first in the left, right, upper and lower half, records the outp
   the grid (after the last block of a class-token transformer it is zero everywhere but on the token);
 - the insides of attention modules, known by their names, are passed over: queries, keys and values lie on the grid,
   but are no feature maps;
-- what a branch adds to the grid, which reaches the score past the branch too, gives way to what the branch was given;
+- what a branch adds to the grid, which reaches the score past the branch too, gives way to the sum, where a module is
+  given that (`x = x + block(x)` in a network's own forward), or else to what the branch was made of;
 - what a layer without parameters only enlarges (VGG's pooling to 7x7, of less) is passed over for what it was made of;
 - when the grid is smaller than 4 cells on a side, the search goes on to an earlier, larger one.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from threading import get_ident
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from .errors import InputError, reason, suggest
 from .logits import Output, logits_of
-from .networks import run, tensor_like, tensor_of
+from .networks import GradientsStayOn, run, tensor_like, tensor_of
 
 LEAST_SIDE = 4  # cells; a smaller grid says too little when there is a larger one
 MOST_OTHER_TOKENS = 16
@@ -36,24 +37,34 @@ MOST_STRETCH = 4  # of a map whose cells are counted; of tokens the proportions 
 LEAST_CORRELATION = 0.5  # between where a cell lies and which half of the picture it answers to
 
 NO_GRADIENT = (
-    "no gradient leads from the score to a map: the network runs its layers under torch.no_grad() or inference_mode() "
-    "(a reentrant checkpoint does), or detaches what they return. Explain it without that; its weights and their "
-    "gradients are left as they are."
+    "no gradient leads from the score to a map: the network runs its layers in inference_mode() or a reentrant "
+    "checkpoint, or detaches what they return. Explain it without that; its weights and their gradients are left as "
+    "they are."
 )
 UNSEEN = "where it can be seen; explain the network before it is compiled, scripted or spread over devices."
+
+
+GIVEN = ":input"  # at the end of a layer's name: not what the module returns, but what it is given
+
+Found = TypeVar("Found")
 
 
 class TargetError(InputError):
     """No output of the network can be read as a map of the picture; the message says what was seen."""
 
 
+class NoGradientError(TargetError):
+    """No gradient leads from the score to any map."""
+
+
 @dataclass(frozen=True)
 class Target:
     """Which output of the network holds the evidence, and how to read it.
 
-    `layer` is the module's name in `model.named_modules()`; `layout` is "NCHW", "NHWC", "NLC" or "LNC" (tokens first);
-    `grid` is (h, w) in cells; `prefix` and `suffix` count the tokens before and after the grid (class, register and
-    distillation tokens); `call` says which run of the module is meant when it runs more than once in a forward pass.
+    `layer` is the module's name in `model.named_modules()`, or that name and ":input" for what the module is given,
+    where the network's own forward made it and no module returns it; `layout` is "NCHW", "NHWC", "NLC" or "LNC" (tokens
+    first); `grid` is (h, w) in cells; `prefix` and `suffix` count the tokens before and after the grid (class, register
+    and distillation tokens); `call` says which run of the module is meant when there are several in a forward pass.
     """
 
     layer: str
@@ -63,6 +74,16 @@ class Target:
     prefix: int = 0
     suffix: int = 0
     call: int = 0
+
+    @property
+    def module(self) -> str:
+        """The name of the module that returns it, or is given it."""
+        return self.layer.removesuffix(GIVEN)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it is what the module is given, not what it returns."""
+        return self.layer.endswith(GIVEN)
 
     def read(self, output: Tensor) -> Tensor:
         """Lay out the layer's output, or its gradient, as (B, C, h, w); a view. Raises TargetError if it cannot."""
@@ -76,7 +97,7 @@ class Target:
                 cells = tokens.mT.unflatten(-1, self.grid)
         if cells.shape[1:] != (self.channels, *self.grid):
             raise TargetError(
-                f"layer {self.layer!r} gave an output of shape {tuple(output.shape)}; expected {self.layout} with "
+                f"layer {self.layer!r} has the shape {tuple(output.shape)}; expected {self.layout} with "
                 f"{self.channels} channels on a grid of {self.grid[0]}x{self.grid[1]}."
             )
         return cells
@@ -85,43 +106,83 @@ class Target:
 def find_target(model: nn.Module, input_size: tuple[int, int, int], layer: str | None = None) -> Target:
     """Choose the target of `model` for pictures of `input_size` (channels, height, width).
 
-    With `layer` only that module's output is considered. Costs one forward pass over five pictures and the backward
-    pass of what lies above the target; the model is left as it was. Raises TargetError.
+    With `layer` only that module's output is considered, or with "NAME:input" what it is given. Costs one forward pass
+    over five pictures and the backward pass of what lies above the target; the model is left as it was. Raises
+    TargetError.
     """
     if isinstance(layer, nn.Module):
         raise TargetError("layer is a module; give its name, as in model.named_modules().")
     modules = {name: module for name, module in model.named_modules() if name}
-    if layer is not None and layer not in modules:
+    if layer is not None and str(layer).removesuffix(GIVEN) not in modules:
         hint = suggest(str(layer), list(modules)) or "; model.named_modules() lists them."
         raise TargetError(f"the network has no layer {str(layer)[:80]!r}{hint}")
-    with torch.inference_mode(False), torch.enable_grad():
-        probe = _Probe(model, input_size)
-        return probe.choose() if layer is None else probe.read(layer)
+    return _probed(model, input_size, lambda probe: probe.choose() if layer is None else probe.read(layer))
 
 
 def find_stages(model: nn.Module, input_size: tuple[int, int, int]) -> list[Target]:
     """The target on each grid the picture passes through, from the largest grid to the smallest.
 
     Those that `layer` can name: of a module that runs several times, the last run. Costs what `find_target` costs, with
-    a backward pass down to the first grid.
+    a backward pass down to the first grid. Raises TargetError.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        probe = _Probe(model, input_size)
+
+    def named(probe: "_Probe") -> list[Target]:
+        probe.choose()  # raises where there is none
         return [target for target in probe.stages() if probe.read(target.layer) == target][::-1]
+
+    return _probed(model, input_size, named)
+
+
+def _probed(model: nn.Module, input_size: tuple[int, int, int], ask: Callable[["_Probe"], Found]) -> Found:
+    """What `ask` finds in a probe of the network; when no gradient reaches it, in one that keeps gradients on."""
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            return ask(_Probe(model, input_size))
+        except NoGradientError:
+            with GradientsStayOn():
+                return ask(_Probe(model, input_size))
 
 
 @dataclass(frozen=True)
+class _Moment:
+    """A tensor during the probe; an in-place operation later makes another of it."""
+
+    tensor: Tensor
+    version: int
+    edge: GradientEdge | None  # where it stands in the graph; None where no gradient leads to it
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Moment":
+        return cls(tensor, tensor._version, get_gradient_edge(tensor) if tensor.requires_grad else None)
+
+    @property
+    def memory(self) -> tuple[int, int, int]:
+        """The same for all views of one tensor that show the whole of it."""
+        return self.tensor.untyped_storage().data_ptr(), self.version, self.tensor.numel()
+
+
+@dataclass(frozen=True, eq=False)
 class _Record:
-    """One output of one module during the probe."""
+    """What one module returned during the probe, or was given.
+
+    given: what the module made it of.
+    """
 
     layer: str
     call: int
-    input: Tensor | None
-    output: Tensor
-    version: int  # an in-place operation later makes another output of the same tensor
+    output: _Moment
+    given: _Moment | None = None
+
+    @property
+    def node(self) -> Node | None:
+        return self.output.edge.node if self.output.edge else None
+
+    @property
+    def is_given(self) -> bool:
+        return self.layer.endswith(GIVEN)
 
     def same_output(self, other: "_Record") -> bool:
-        return self.output is other.output and self.version == other.version
+        return self.output.tensor is other.output.tensor and self.output.version == other.output.version
 
 
 class _Probe:
@@ -146,24 +207,25 @@ class _Probe:
             ) from error
         logits = logits_of(returned, batch=len(self.picture))
         if not logits.requires_grad:
-            raise TargetError(NO_GRADIENT)
+            raise NoGradientError(NO_GRADIENT)
         shape = self.picture.shape
-        self.given_pictures = {r.layer for r in self.records if r.input is not None and r.input.shape == shape}
+        self.given_pictures = {r.layer for r in self.records if r.given is not None and r.given.tensor.shape == shape}
+        self.targets: dict[_Record, Target | None] = {}  # those looked at so far
         self.output, self.weights = self._score(logits)
 
     def _score(self, logits: Tensor) -> tuple[Output, Tensor]:
         """The highest logits, by weights; under a last layer of zeros, as some start, what that is given instead."""
         output = Output.of(logits)
         highest = torch.zeros_like(output.logits).scatter_(1, output.logits.argmax(dim=1, keepdim=True), 1)
-        features = next((record.input for record in self.records if record.output is logits), None)
-        if features is None or not features.requires_grad:
+        features = next((record.given for record in self.records if record.output.tensor is logits), None)
+        if features is None or features.edge is None:
             return output, highest
-        gradient = output.gradient(highest, features)
+        gradient = output.gradient(highest, features.edge)
         if gradient is None or gradient.any():
             return output, highest
-        features = features.flatten(1)
+        flat = features.tensor.flatten(1)
         # Not all alike, since a normalisation layer keeps the plain sum constant.
-        return Output.of(features), torch.linspace(-1, 1, features.shape[1]).to(features).expand_as(features)
+        return Output.of(flat), torch.linspace(-1, 1, flat.shape[1]).to(flat).expand_as(flat)
 
     def choose(self) -> Target:
         """The target of the whole network."""
@@ -174,9 +236,9 @@ class _Probe:
             self.weights = torch.linspace(-1, 1, self.weights.shape[1]).to(self.weights).expand_as(self.weights)
             smallest_first = list(self.stages(until=LEAST_SIDE))
         if not smallest_first:
-            aligned = [record for record in self.records if self._aligned(record)]
-            if aligned and not any(record.output.requires_grad for record in aligned):
-                raise TargetError(NO_GRADIENT)
+            aligned = [record for record in self.records if not record.is_given and self._aligned(record)]
+            if aligned and not any(record.output.edge for record in aligned):
+                raise NoGradientError(NO_GRADIENT)
             raise TargetError(
                 "no output of the network is a grid aligned with the picture that the score depends on; "
                 f"seen, last first: {self._seen()}. Name one with layer= if one of them is."
@@ -188,18 +250,14 @@ class _Probe:
 
         Ends after the first grid of at least `until` cells on its shorter side.
         """
-        aligned = [
-            (record, target)
-            for record in self.records
-            if (target := self._aligned(record)) and not self._merely_enlarges(record, target)
-        ]
-        while (found := self._last(aligned)) is not None:
+        records, area = self.records, 0
+        while (found := self._last(records, area)) is not None:
             record, target = found
             owner = self._owner(record)
             yield replace(target, layer=owner.layer, call=owner.call)
             if until is not None and min(target.grid) >= until:
                 return
-            aligned = [(r, t) for r, t in aligned[: aligned.index(found)] if _area(t) > _area(target)]
+            records, area = records[: records.index(record)], _area(target)
 
     def read(self, layer: str) -> Target:
         """The target at a given layer."""
@@ -207,62 +265,91 @@ class _Probe:
         if not self.records:
             raise TargetError(f"layer {layer!r} did not run {UNSEEN}")
         if not records:
-            raise TargetError(f"layer {layer!r} does not run, or returns no tensor, in the network's forward pass.")
+            raise TargetError(f"layer {layer!r} does not run, or has no tensor, in the network's forward pass.")
         for record in reversed(records):
-            if (target := self._aligned(record)) and self._score_depends_on(record, target):
+            if (target := self._aligned(record)) and self._score_depends_on(record.output, target):
                 return target
-        shape = tuple(records[-1].output.shape)[1:]
+        if not any(record.output.edge for record in records):
+            raise NoGradientError(NO_GRADIENT)
+        shape = tuple(records[-1].output.tensor.shape)[1:]
         why = "the score does not depend on its grid" if self._aligned(records[-1]) else "no grid of the picture"
         raise TargetError(
-            f"layer {layer!r} cannot be explained: {why} (output shape {shape} a picture, input "
+            f"layer {layer!r} cannot be explained: {why} (shape {shape} a picture, input "
             f"{self.size[0]}x{self.size[1]}). Leave layer= out to have one found, or choose an earlier layer."
         )
 
-    def _last(self, aligned: list[tuple[_Record, Target]]) -> tuple[_Record, Target] | None:
-        """The last output the score depends on; inside an attention module only where there is no other.
+    def _last(self, records: list[_Record], area: int) -> tuple[_Record, Target] | None:
+        """The last output the score depends on, on more than `area` cells; inside attention only where no other is.
 
-        When the score sees the grid past it too, it is a branch: then the last output before, on the same grid, that
-        is none. Where all are, as in networks with several trunks, the last stays.
+        Where it is a branch: the last that is none, on the same grid, of outputs and of what modules are given. Where
+        all are branches, as in networks with several trunks, the last stays.
         """
         for inside in (False, True):
-            last: tuple[_Record, Target] | None = None
-            branches: list[str] = []
-            for record, target in reversed(aligned):
-                if (
-                    self._inside_attention(record) is not inside
-                    or (last is not None and target.grid != last[1].grid)
-                    or any(f"{record.layer}.".startswith(f"{branch}.") for branch in branches)
-                    or not self._score_depends_on(record, target)
-                ):
-                    continue
-                last = last or (record, target)
-                owner = self._owner(record)
-                if not self._is_branch(owner):
-                    return record, target
-                branches.append(owner.layer)
-            if last is not None:
+            last = next(self._grids(records, inside, area), None)
+            if last is None:
+                continue
+            if not self._is_branch(*last):
                 return last
+            branches = [self._owner(last[0]).layer]
+            for record, target in self._grids(records, inside, area, given_too=True):
+                within = any(f"{record.layer}.".startswith(f"{branch}.") for branch in branches)
+                if within or target.grid != last[1].grid:
+                    continue
+                if not self._is_branch(record, target):
+                    return record, target
+                branches.append(self._owner(record).layer)
+            return last
         return None
 
-    def _is_branch(self, record: _Record) -> bool:
-        """Whether the score depends on the grid that a module was given even without what the module made of it."""
-        given = record.input
-        if given is None or given is record.output or not given.requires_grad:
+    def _grids(
+        self, records: list[_Record], inside: bool, area: int, given_too: bool = False
+    ) -> Iterator[tuple[_Record, Target]]:
+        """Those of more than `area` cells that the score depends on, last first, `inside` attention or outside it."""
+        for record in reversed(records):
+            if (
+                (self._is_new(record) if record.is_given and given_too else not record.is_given)
+                and self._inside_attention(record) is inside
+                and (target := self._aligned(record))
+                and _area(target) > area
+                and not self._merely_enlarges(record, target)
+                and self._score_depends_on(record.output, target)
+            ):
+                yield record, target
+
+    def _is_new(self, given: _Record) -> bool:
+        """Whether it was made, of what modules returned, by none of them, and by no other name was given before."""
+        if given.node is None:
             return False
-        if not _leads_past(self.output.end.node, get_gradient_edge(record.output).node, get_gradient_edge(given).node):
+        before = self.records[: self.records.index(given)]
+        if any(given.output.memory == record.output.memory for record in before):
             return False
-        before = replace(record, output=given)
-        if (target := self._aligned(before)) is None:
-            return False
-        cut = record.output.register_hook(torch.zeros_like)
-        try:
-            return self._score_depends_on(before, target)
-        finally:
-            cut.remove()
+        made_of = _behind(given.node)
+        return any(record.node in made_of for record in before if not record.is_given)
+
+    def _is_branch(self, record: _Record, target: Target) -> bool:
+        """Whether a grid is added to the one it was made of, or put beside it, and the score depends on that too."""
+        assert record.node is not None  # since the score depends on it
+        end = self.output.end.node
+        past, made_of = _behind(end, without=record.node), _behind(record.node)
+        for before in reversed(self.records[: self.records.index(record)]):
+            if before.node is not None and before.node in past and before.node in made_of:
+                earlier = self._aligned(before)
+                if earlier and earlier.grid == target.grid:
+                    one, other = _between(end, record.node), _between(end, before.node, without=record.node)
+                    if not _meet(one, other, record.output.tensor.shape, target.layout.index("C")):
+                        return False  # their means do, as those of several scales, or single tokens
+                    with _cut(record.output):
+                        return self._score_depends_on(before.output, earlier)
+        return False
 
     def _aligned(self, record: _Record) -> Target | None:
-        """The reading of an output as a grid that answers best where the picture changed; None if none does."""
-        output = record.output.detach()
+        """The reading of a record as a grid that answers best where the picture changed; None if none does."""
+        if record not in self.targets:
+            self.targets[record] = self._read_as_grid(record)
+        return self.targets[record]
+
+    def _read_as_grid(self, record: _Record) -> Target | None:
+        output = record.output.tensor.detach()
         if not output.is_floating_point():
             return None
         shape, batch = tuple(output.shape), len(self.picture)
@@ -275,52 +362,109 @@ class _Probe:
 
     def _merely_enlarges(self, record: _Record, target: Target) -> bool:
         """Whether the module made the grid of a smaller one, without anything of its own: it says no more than that."""
-        given = record.input
-        if given is None or given.ndim != 4 or given.numel() >= record.output.numel():
+        given = record.given
+        if given is None or given.tensor.ndim != 4 or given.tensor.numel() >= record.output.tensor.numel():
             return False
         if any(True for _ in self.modules[record.layer].parameters()):
             return False
-        before = self._aligned(replace(record, output=given))
+        before = self._read_as_grid(replace(record, output=given))
         return before is not None and _area(before) < _area(target)
 
-    def _score_depends_on(self, record: _Record, target: Target) -> bool:
-        if not record.output.requires_grad:
+    def _score_depends_on(self, moment: _Moment, target: Target) -> bool:
+        if moment.edge is None:
             return False
-        gradient = self.output.gradient(self.weights, record.output)
+        gradient = self.output.gradient(self.weights, moment.edge)
         return gradient is not None and bool(target.read(gradient).any())
 
     def _inside_attention(self, record: _Record) -> bool:
         """Whether the module is a part of an attention module.
 
-        One that is given pictures is a network, whatever its name.
+        One that is given pictures is a network, whatever its name. A list's name is that of each of its modules.
         """
-        parts = record.layer.split(".")
-        owners = {".".join(parts[:end]): name for end, name in enumerate(parts[:-1], start=1)}
-        named = (f"{owners[path]} {type(self.modules[path]).__name__}" for path in owners.keys() - self.given_pictures)
-        return any(re.search("attention|attn", text, re.IGNORECASE) for text in named)
+        path = name = ""
+        for part in record.layer.split(".")[:-1]:
+            path, name = f"{path}.{part}".removeprefix("."), f"{name} {part}"
+            module = self.modules[path]
+            if isinstance(module, nn.ModuleList | nn.ModuleDict):
+                continue
+            if path not in self.given_pictures and re.search("attention|attn", f"{name} {type(module).__name__}", re.I):
+                return True
+            name = ""
+        return False
 
     def _owner(self, record: _Record) -> _Record:
         """The record of the outermost module that returns this output: layer4 rather than layer4.2.act3."""
-        same = [other for other in self.records if other.same_output(record)]
+        if record.is_given:
+            return record
+        same = [other for other in self.records if other.same_output(record) and not other.is_given]
         return [r for r in same if r.layer == same[0].layer or same[0].layer.startswith(r.layer + ".")][-1]
 
     def _seen(self) -> str:
-        shapes = dict.fromkeys(f"{r.layer} {tuple(r.output.shape[1:])}" for r in reversed(self.records))
+        outputs = [record for record in reversed(self.records) if not record.is_given]
+        shapes = dict.fromkeys(f"{r.layer} {tuple(r.output.tensor.shape[1:])}" for r in outputs)
         return ", ".join(list(shapes)[:8]) or "no module that returns a tensor"
 
 
-def _leads_past(start: Node, gate: Node, goal: Node) -> bool:
-    """Whether a path in the graph leads from `start` back to `goal` without passing the `gate`."""
-    seen, ahead = {gate}, [start]
+def _behind(start: Node, without: Node | None = None) -> set[Node]:
+    """The nodes of the graph that `start` was made of, itself among them; not those that only `without` leads to."""
+    seen: set[Node] = set()
+    ahead = [start]
     while ahead:
         node = ahead.pop()
-        if node in seen:
-            continue
-        if node is goal:
+        if node not in seen and node is not without:
+            seen.add(node)
+            ahead += [after for after, _ in node.next_functions if after is not None]
+    return seen
+
+
+def _between(end: Node, start: Node, without: Node | None = None) -> set[Node]:
+    """The nodes of the graph that are made of `start`, itself among them, and that `end` is made of."""
+    users: defaultdict[Node, list[Node]] = defaultdict(list)
+    for node in _behind(end, without):
+        for before, _ in node.next_functions:
+            if before is not None:
+                users[before].append(node)
+    seen: set[Node] = set()
+    ahead = [start]
+    while ahead:
+        node = ahead.pop()
+        if node not in seen:
+            seen.add(node)
+            ahead += users[node]
+    return seen
+
+
+def _meet(one: set[Node], other: set[Node], shape: torch.Size, channels: int) -> bool:
+    """Whether a step of the graph takes a tensor from each, of this shape but for the dimension of the channels."""
+
+    def is_grid(given: torch.Size) -> bool:
+        return [*given[:channels], *given[channels + 1 :]] == [*shape[:channels], *shape[channels + 1 :]]
+
+    for node in one & other:
+        grids = [
+            before
+            for before, number in node.next_functions
+            if (before in one or before in other) and is_grid(before._input_metadata[number].shape)
+        ]
+        if len(grids) > 1 and not one.isdisjoint(grids) and not other.isdisjoint(grids):
             return True
-        seen.add(node)
-        ahead += [after for after, _ in node.next_functions if after is not None]
     return False
+
+
+@contextmanager
+def _cut(moment: _Moment) -> Iterator[None]:
+    """Let no gradient through a tensor."""
+    assert moment.edge is not None
+    number = moment.edge.output_nr
+
+    def silence(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        return tuple(g if g is None or i != number else torch.zeros_like(g) for i, g in enumerate(gradients))
+
+    handle = moment.edge.node.register_prehook(silence)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _noise_with_changed_halves(model: nn.Module, input_size: tuple[int, int, int]) -> Tensor:
@@ -399,26 +543,45 @@ def _area(target: Target) -> int:
 
 @contextmanager
 def _recording(model: nn.Module) -> Iterator[list[_Record]]:
-    """Record the output of every module that runs in this thread."""
+    """Record what every module that runs in this thread is given and returns."""
     records: list[_Record] = []
     calls: Counter[str] = Counter()
+    under_way: defaultdict[str, list[_Moment | None]] = defaultdict(list)  # what the runs of a module were given
     thread = get_ident()
 
-    def hook(layer: str, inputs: tuple[Any, ...], returned: Any) -> None:
-        output = tensor_of(returned)
-        if get_ident() != thread or output is None:
-            return
-        if isinstance(returned, tuple) and any(output is given for given in inputs):
-            return  # handed on, not made here
-        if output.is_inference():
+    def moment_of(tensor: Any) -> _Moment | None:
+        if not isinstance(tensor, Tensor):
+            return None
+        if tensor.is_inference():
             raise TargetError(NO_GRADIENT)
-        given = inputs[0] if inputs and isinstance(inputs[0], Tensor) else None
-        records.append(_Record(layer, calls[layer], given, output, output._version))
+        return _Moment.of(tensor)
+
+    def add(layer: str, output: _Moment, given: _Moment | None = None) -> None:
+        records.append(_Record(layer, calls[layer], output, given))
         calls[layer] += 1
+
+    def before(layer: str, inputs: tuple[Any, ...]) -> None:
+        if get_ident() == thread:
+            given = moment_of(inputs[0] if inputs else None)
+            under_way[layer].append(given)
+            if given is not None:
+                add(layer + GIVEN, given)
+
+    def after(layer: str, inputs: tuple[Any, ...], returned: Any) -> None:
+        if get_ident() != thread:
+            return
+        given, output = under_way[layer].pop(), moment_of(tensor_of(returned))
+        if output is None or (isinstance(returned, tuple) and any(output.tensor is one for one in inputs)):
+            return  # handed on, not made here
+        add(layer, output, given)
 
     with ExitStack() as handles:
         for name, module in model.named_modules():
             if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
-                handle = module.register_forward_hook(lambda _, inputs, output, layer=name: hook(layer, inputs, output))
+                handle = module.register_forward_pre_hook(lambda _, inputs, layer=name: before(layer, inputs))
+                handles.callback(handle.remove)
+                handle = module.register_forward_hook(
+                    lambda _, inputs, output, layer=name: after(layer, inputs, output)
+                )
                 handles.callback(handle.remove)
         yield records

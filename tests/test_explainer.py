@@ -19,7 +19,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from gradcam.explainer import Explainer
+from gradcam.explainer import MOST_GRADIENTS, Explainer
 from gradcam.logits import NO_RIVAL
 from gradcam.methods import METHODS
 from gradcam.targets import Target, TargetError, find_target
@@ -489,19 +489,50 @@ def mixed(y: Tensor) -> Tensor:
     return (y.softmax(1) + (2 * y.flip(1)).softmax(1)) / 2
 
 
+def grouped(y: Tensor) -> Tensor:
+    """Two questions, one of three answers and one of the rest."""
+    return torch.cat([y[:, :3].softmax(1), y[:, 3:].softmax(1)], 1)
+
+
+def twice(y: Tensor) -> Tensor:
+    """The mean of several sigmoids."""
+    return (y.sigmoid() + (2 * y).sigmoid()) / 2
+
+
 @pytest.mark.parametrize(
     ("ending", "probabilities"),
     [
         (lambda y: y, lambda y: y.softmax(1)),
         (lambda y: y.log_softmax(1), lambda y: y.softmax(1)),
         (lambda y: y.softmax(1), lambda y: y.softmax(1)),
-        (lambda y: y.softmax(1).clamp(1e-7), lambda y: y.softmax(1)),
+        (lambda y: (5 * y).softmax(1).clamp(0.05, 0.9), lambda y: (5 * y).softmax(1).clamp(0.05, 0.9)),
+        (lambda y: y.softmax(1)[:, 1], lambda y: torch.stack([1 - y.softmax(1)[:, 1], y.softmax(1)[:, 1]], 1)),
+        (grouped, grouped),
+        (lambda y: torch.stack([y.sigmoid(), (2 * y).sigmoid()]).mean(0), twice),
+        (lambda y: y.softmax(1).half(), lambda y: y.softmax(1).half().float()),
+        (lambda y: y.sigmoid().bfloat16(), lambda y: y.sigmoid().bfloat16().float()),
+        (lambda y: y.exp() / y.exp().sum(1, keepdim=True), lambda y: y.softmax(1)),
         (mixed, mixed),
         (lambda y: y.sigmoid(), lambda y: y.sigmoid()),  # as many questions as classes
         (lambda y: y[:, :1].sigmoid(), lambda y: torch.cat([(-y[:, :1]).sigmoid(), y[:, :1].sigmoid()], 1)),
         (lambda y: y[:, :1], lambda y: torch.cat([(-y[:, :1]).sigmoid(), y[:, :1].sigmoid()], 1)),
     ],
-    ids=["logits", "log-softmax", "softmax", "clamped", "ensemble", "sigmoids", "one sigmoid", "one logit"],
+    ids=[
+        "logits",
+        "log-softmax",
+        "softmax",
+        "clamped",
+        "one column",
+        "groups",
+        "mean of sigmoids",
+        "half softmax",
+        "half sigmoids",
+        "by hand",
+        "ensemble",
+        "sigmoids",
+        "one sigmoid",
+        "one logit",
+    ],
 )
 def test_the_probabilities_are_those_of_the_network(
     ending: Callable[[Tensor], Tensor], probabilities: Callable[[Tensor], Tensor]
@@ -512,10 +543,21 @@ def test_the_probabilities_are_those_of_the_network(
     assert_close(Explainer(Ending(ending, 1).eval()).forward(images).probabilities, expected)
 
 
-def test_an_ensemble_of_softmaxes_is_explained_by_the_logarithm_of_its_mean():
+@pytest.mark.parametrize(
+    ("ending", "logits"),
+    [
+        (mixed, lambda y: mixed(y).log()),
+        (grouped, lambda y: grouped(y).log()),
+        (twice, lambda y: twice(y).log() - (1 - twice(y)).log()),
+    ],
+    ids=["softmaxes", "groups of softmaxes", "sigmoids"],
+)
+def test_combined_probabilities_are_explained_by_their_logarithms_or_log_odds(
+    ending: Callable[[Tensor], Tensor], logits: Callable[[Tensor], Tensor]
+):
     images, classes = pictures(size=(3, 32, 32)), torch.tensor([[0, 3], [7, 5]])
-    found = Explainer(Ending(mixed, 1).eval())
-    expected = Explainer(Ending(lambda y: mixed(y).log(), 1).eval())
+    found = Explainer(Ending(ending, 1).eval())
+    expected = Explainer(Ending(logits, 1).eval())
     assert_close(found(images).logits, expected(images).logits)
     assert_close(found(images, classes).signed, expected(images, classes).signed)
     assert_close(found(images, 3, versus=5).signed, expected(images, 3, versus=5).signed)
@@ -531,6 +573,18 @@ def test_a_single_probability_is_two_classes(flat: bool):
     assert_close(explanation.logits, expected.logits)
     assert_close(explanation.signed, expected.signed)
     assert explainer(images).classes.equal((expected.logits > 0).long())
+
+
+def test_one_column_of_a_softmax_is_the_chance_of_class_1():
+    """Its log-odds against the other column are the difference of the two logits."""
+    images = pictures(size=(3, 32, 32))
+    pair = Explainer(Ending(lambda y: 3 * y[:, :2], 1).eval())
+    column = Explainer(Ending(lambda y: (3 * y[:, :2]).softmax(1)[:, 1:], 1).eval())
+    expected = pair(images, 1, versus=0)
+    explanation = column(images, 1)
+    assert_close(explanation.logits[:, 0], (pair(images).logits @ torch.tensor([-1.0, 1.0])))
+    assert_close(explanation.signed, expected.signed)
+    assert column(images).classes.equal(pair(images).classes)
 
 
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compiled", "data parallel"])
@@ -610,6 +664,99 @@ def test_a_layer_that_does_not_run_for_some_images_is_told():
     ):
         explainer(images * 1000)
     assert Explainer(explainer.model, layer="first")(images * 1000).target.layer == "first"
+
+
+def test_pictures_that_a_network_sends_different_ways_are_told():
+    class Experts(nn.Module):
+        """The dark pictures go to one expert, the bright ones to the other."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = nn.ModuleList(nn.Conv2d(3, 4, 3, padding=1) for _ in "12")
+
+        def forward(self, x: Tensor) -> Tensor:
+            bright = (x.mean((1, 2, 3)) > 1).long()
+            features = x.new_zeros(len(x), 4, *x.shape[2:])
+            for number, expert in enumerate(self.experts):
+                features[bright == number] = expert(x[bright == number])
+            return features.mean((2, 3))
+
+    explainer, images = Explainer(Experts().eval(), layer="experts.0"), pictures(3, (3, 32, 32))
+    expected = explainer(images, 2).signed
+    images[1] += 5
+    with pytest.raises(
+        TargetError, match=r"layer 'experts\.0' was reached by 2 of 3 pictures.* Explain one .* at a time"
+    ):
+        explainer(images, 2)
+    for one in (0, 2):
+        assert_close(explainer(images[one : one + 1], 2).signed, expected[one : one + 1])
+
+
+class Given(nn.Module):
+    """Adds up in its own forward what `second` is given, which goes on past it too; runs it as often as is said."""
+
+    def __init__(self, tokens: bool, in_place: bool, runs: int = 1) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 4, stride=4), nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+        self.head, self.tokens, self.in_place, self.runs = nn.Linear(6, CLASSES), tokens, in_place, runs
+
+    def begin(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + x.sin()
+        return x.flatten(2).mT if self.tokens else x.permute(0, 2, 3, 1).contiguous()
+
+    def end(self, x: Tensor) -> Tensor:
+        """From the last sum that `second` is given."""
+        y = self.second(x)
+        if self.in_place:
+            x *= 2
+        return self.head((x.tanh() * y).flatten(1, -2).mean(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.begin(x)
+        for _ in range(self.runs - 1):
+            x = x + self.second(x)
+        return self.end(x)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "in_place", "runs"),
+    [(False, False, 1), (False, True, 1), (False, False, 3), (True, False, 1)],
+    ids=["grid", "changed in place afterwards", "several runs", "view"],
+)
+def test_what_a_module_is_given_agrees_with_the_slow_oracle(tokens: bool, in_place: bool, runs: int):
+    """With all that the score makes of it, inside the module and past it."""
+    torch.manual_seed(0)
+    model = Given(tokens, in_place, runs).eval().requires_grad_(False)  # or it would need what it changes
+    explainer, images = Explainer(model, layer="second:input"), pictures(2, (3, 32, 24))
+    explanation = explainer(images, [[1, 4], [0, 2]])
+    assert explainer.target.grid == (8, 6)
+    assert explanation.logits.equal(model(images).detach())
+    for image, classes, maps in zip(images, explanation.classes, explanation.signed, strict=True):
+        for class_, signed in zip(classes, maps, strict=True):
+            x = model.begin(image[None]).detach()
+            for _ in range(runs - 1):
+                x = (x + model.second(x)).detach()
+            x.requires_grad_()
+            score = Given.end(model, x * 1)[0, class_]  # times 1, so that it may be changed in place
+            (gradient,) = torch.autograd.grad(score, x)
+            expected = np.zeros((8, 6))
+            for k in range(6):
+                alpha = gradient[..., k].mean().item()
+                expected += alpha * x.detach()[0, ..., k].reshape(8, 6).double().numpy()
+            assert_close(signed, expected)
+
+
+def test_an_overridden_call_is_called():
+    class Scaled(nn.Sequential):
+        def __call__(self, x: Tensor) -> Tensor:
+            return super().__call__(x * 2 - 1)
+
+    images = pictures(2, (3, 32, 32))
+    expected = Explainer(network("sequential"))(images * 2 - 1, 3)
+    explanation = Explainer(Scaled(*network("sequential")).eval())(images, 3)
+    assert explanation.logits.equal(expected.logits)
+    assert_close(explanation.signed, expected.signed)
 
 
 def test_a_class_of_fixed_score_hides_no_layer_and_has_a_blank_map():
@@ -835,6 +982,26 @@ def test_one_forward_pass_whatever_the_number_of_classes(model: nn.Module, class
     for class_ in range(CLASSES):
         held.explain(class_)
     assert runs == {0: 2, 9: 2}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_many_classes_are_explained_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, method: str):
+    """All their gradients together could be larger than the network."""
+    at_once: list[int] = []
+
+    def counted(activations: Tensor, gradients: Tensor) -> Tensor:
+        at_once.append(gradients.shape[1])
+        return plain(activations, gradients)
+
+    plain = METHODS[method]
+    monkeypatch.setitem(METHODS, method, counted)
+    explainer, images = Explainer(network("sequential"), method=method), pictures(2, (3, 32, 32))
+    every = torch.arange(CLASSES).expand(2, -1)
+    signed = explainer(images, every).signed
+    assert sum(at_once) == CLASSES
+    assert max(at_once) <= MOST_GRADIENTS < CLASSES
+    for class_ in range(CLASSES):
+        assert_close(signed[:, class_ : class_ + 1], explainer(images, class_).signed)
 
 
 def test_a_held_pass_answers_like_a_fresh_one(model: nn.Module):

@@ -1,6 +1,8 @@
 """Targets: the right layer, in the right layout, aligned with the picture; or a clear error."""
 
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -372,19 +374,52 @@ def test_a_map_in_a_tuple() -> None:
     assert torch.equal(inside(pictures, classes=1).signed, outside(pictures, classes=1).signed)
 
 
-def test_a_network_that_runs_its_layers_under_no_grad_is_told() -> None:
-    class Probe(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.head = nn.Sequential(*features_of()), nn.Linear(8, 5)
+class Switching(nn.Module):
+    """Runs its body with gradients as `switch` says, whatever was said around it."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            with torch.no_grad():
-                x = self.body(x)
-            return self.head(x.mean((2, 3)))
+    def __init__(self, switch: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        super().__init__()
+        self.body, self.head, self.switch = nn.Sequential(*features_of()), nn.Linear(8, 5), switch
 
-    with pytest.raises(TargetError, match=r"runs its layers under torch.no_grad\(\)"):
-        find_target(Probe().eval(), (3, 32, 32))
+    def forward(self, x: Tensor) -> Tensor:
+        with self.switch():
+            x = self.body(x)
+        return self.head(x.mean((2, 3)))
+
+
+class SwitchedOff(Switching):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("layer", [None, "body.1"])
+@pytest.mark.parametrize(
+    ("network", "passes"),
+    [
+        (lambda: Switching(torch.no_grad), 2),
+        (lambda: Switching(lambda: torch.set_grad_enabled(True)), 2),
+        (SwitchedOff, 1),  # the graph begins after the switch
+    ],
+    ids=["frozen part", "switched on", "switched off"],
+)
+def test_a_network_that_switches_gradients_itself_is_explained_like_one_that_does_not(
+    network: Callable[[], nn.Module], passes: int, layer: str | None
+) -> None:
+    plain = Switching().eval()
+    switching = network().eval()
+    switching.load_state_dict(plain.state_dict())
+    images, ran = torch.randn(2, 3, 32, 32), []
+    expected, explainer = Explainer(plain, layer)(images, "top3"), Explainer(switching, layer, input_size=(3, 32, 32))
+    assert find_stages(switching, (3, 32, 32)) == find_stages(plain, (3, 32, 32))
+    switching.body.register_forward_hook(lambda *_: ran.append(1))
+    for count in (passes, 1):  # once it is known, one is enough
+        explanation = explainer(images, "top3")
+        assert explanation.target == expected.target
+        assert torch.equal(explanation.signed, expected.signed)
+        assert len(ran) == count
+        ran.clear()
+        assert torch.is_grad_enabled()
 
 
 def test_a_network_that_runs_its_layers_in_inference_mode_is_told() -> None:
@@ -398,7 +433,7 @@ def test_a_network_that_runs_its_layers_in_inference_mode_is_told() -> None:
                 x = self.features(x)
             return self.head(x.clone())
 
-    with pytest.raises(TargetError, match=r"runs its layers under torch\.no_grad\(\) or inference_mode\(\)"):
+    with pytest.raises(TargetError, match=r"runs its layers in inference_mode\(\)"):
         find_target(Frozen().eval(), (3, 32, 32))
 
 
@@ -493,9 +528,117 @@ class Pooled(nn.Module):
         return self.head(torch.cat([x.mean((2, 3)), self.later(x).mean((2, 3))], 1))
 
 
-@pytest.mark.parametrize(("network", "layer"), [(Joined, "stem"), (Concatenated, "stem"), (Pooled, "later")])
-def test_a_branch_gives_way_to_what_it_was_given(network: type[nn.Module], layer: str) -> None:
-    assert find_target(network().eval(), (3, 32, 32)).layer == layer
+class Residual(nn.Module):
+    """Three branches that its own forward adds up; only what a module is given there has a name."""
+
+    def __init__(self, ending: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*features_of())
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(3))
+        self.ending, self.head = ending, nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(self.ending(x) if self.ending else x.mean((2, 3)))
+
+
+class ByHand(nn.Module):
+    """A residual block of convolutions without a module of its own, the later of which is given what the first made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*features_of())
+        self.first, self.second = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x) * 2
+        return self.head((x + self.second(self.first(x).relu())).relu().mean((2, 3)))
+
+
+class PreNorm(nn.Module):
+    """A layer that normalises what it is given, and whose user adds it to that."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.LayerNorm(16), layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return self.layer(x, x, x)[0] if isinstance(self.layer, nn.MultiheadAttention) else self.layer(x)
+
+
+class Sums(ClassToken):
+    """A class-token network that adds up by itself what attention and the rest return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.blocks
+        self.attention = nn.ModuleList(PreNorm(nn.MultiheadAttention(16, 2, batch_first=True)) for _ in range(3))
+        self.mlp = nn.ModuleList(PreNorm(nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))) for _ in "123")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.patches(x).flatten(2).mT], dim=1)
+        for attend, think in zip(self.attention, self.mlp, strict=True):
+            x = attend(x) + x
+            x = think(x) + x
+        return self.head(x[:, 0])
+
+
+def pooled() -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "grid"),
+    [
+        (Joined, "head:input", (8, 8)),
+        (Concatenated, "head:input", (8, 8)),
+        (Pooled, "later", (4, 4)),
+        (lambda: Residual(pooled()), "ending:input", (8, 8)),
+        (Residual, "blocks.2:input", (8, 8)),
+        (ByHand, "first:input", (8, 8)),
+        (Sums, "attention.2:input", (8, 8)),
+    ],
+    ids=["joined", "concatenated", "pooled", "residual", "residual, no module after it", "by hand", "class token"],
+)
+def test_a_branch_gives_way_to_the_sum_or_what_it_was_made_of(
+    network: Callable[[], nn.Module], layer: str, grid: tuple[int, int]
+) -> None:
+    model = network().eval()
+    target = find_target(model, (3, 32, 32))
+    assert (target.layer, target.grid) == (layer, grid)
+    assert alignment(model, target, (3, 32, 32)) > WELL_ALIGNED
+    assert find_target(model, (3, 32, 32), layer) == target
+
+
+def test_the_picture_is_no_feature_map_whatever_is_done_to_it_first() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flatten, self.head = nn.Flatten(), nn.Linear(3 * 16 * 16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.flatten((x - 0.5) / 0.2))
+
+    with pytest.raises(
+        TargetError, match=r"no output of the network is a grid.*seen, last first: head \(5,\), flatten"
+    ):
+        find_target(Flat().eval(), (3, 16, 16))
+
+
+def test_what_cannot_be_trained_for_it_changes_what_it_needs_is_told() -> None:
+    class InPlace(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for block in self.blocks:
+                x += block(x)
+            return self.head(x.mean((2, 3)))
+
+    with pytest.raises(ValueError, match=r"changes in place what its own gradient needs .* write x = x \+ f\(x\)"):
+        find_target(InPlace().eval(), (3, 32, 32))
 
 
 def test_of_several_trunks_the_last_is_taken() -> None:
