@@ -411,3 +411,27 @@ def _cheap(network: Cifar10Net, x: Tensor) -> Tensor:
     """Logits that depend on every parameter, without the network's work."""
     total: Tensor | float = sum(p.float().sum() for p in network.parameters())
     return network.head(x.new_zeros(len(x), WIDTHS[-1] // 2)) + 0 * total
+
+
+def test_what_is_returned_is_the_moving_average_of_weights_and_buffers(
+    data: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow loop: the weights of the first step, then 0.98 of what there was and 0.02 of each step's."""
+    steps: list[dict[str, Tensor]] = []
+    advance = Training.advance
+
+    def watched(run: Training) -> float:
+        loss = advance(run)
+        steps.append({name: tensor.double() for name, tensor in run.network.state_dict().items()})
+        return loss
+
+    monkeypatch.setattr(Training, "advance", watched)
+    found = train(data, replace(RECIPE, epochs=1), tmp_path / "checkpoint.pt", CPU, ignore).state_dict()
+    first, *rest = steps
+    assert len(rest) == 2
+    for name, expected in first.items():
+        for step in rest:
+            expected = 0.98 * expected + 0.02 * step[name]
+        if found[name].is_floating_point():
+            torch.testing.assert_close(found[name].double(), expected, rtol=1e-5, atol=1e-6, msg=name)
+    assert any((rest[-1][name] - tensor).abs().max() > 0.01 for name, tensor in found.items() if "running" in name)
