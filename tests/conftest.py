@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     import gradio as gr
+    from gradio_client import Client
     from playwright.sync_api import Browser, Page
 
     from gradcam.ui.models import Models
@@ -67,6 +68,13 @@ class Visitor:
         return self.http.get("queue/data", params={"session_hash": session}).text
 
 
+def connected(url: str, **options: Any) -> "Client":
+    """A program that speaks through gradio_client, which by itself gives a busy server five seconds for an answer."""
+    from gradio_client import Client
+
+    return Client(url, verbose=False, httpx_kwargs={"timeout": 300}, **options)
+
+
 def installed(*names: str) -> str:
     """The path of the first of these programs that is here. Without any the test is skipped; under CI it fails."""
     path = next(filter(None, map(shutil.which, names)), None)
@@ -108,6 +116,7 @@ def visitor(served: Served) -> Iterator[Visitor]:
 def browser() -> Iterator["Browser"]:
     """A headless Chromium."""
     playwright = pytest.importorskip("playwright.sync_api")
+    playwright.expect.set_options(timeout=120_000)
     chromium = installed("chromium", "google-chrome")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS.split())

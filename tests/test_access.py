@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Page, expect
-from test_page import LION, Visit, upload
+from test_page import LATER, LION, Visit, answers, upload
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.queueing")
 
@@ -117,7 +117,7 @@ def test_all_of_it_by_keyboard(page: Page) -> None:
     go(page, "Example: lion")
     press("Enter")
     expect(large).to_have_attribute("alt", "Where the evidence for lion is")
-    best, second = page.locator(".answer .label").all_inner_texts()[:2]
+    best, second = answers(page)[:2]
 
     go(page, "Method and layer")
     press("Space")
@@ -159,6 +159,7 @@ def test_all_of_it_by_keyboard(page: Page) -> None:
         press("Space")
     assert started.value.suggested_filename == "lion-tiger-overlay.png"
     go(page, "Copy link")
+    page.evaluate(LATER)
     press("Enter")
     expect(page.get_by_role("button", name="Copied")).to_be_focused()
     assert page.evaluate("navigator.clipboard.readText()") == page.url

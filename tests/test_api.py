@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Served
+from conftest import Served, connected
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -21,7 +21,7 @@ LION = EXAMPLES[1]
 
 @pytest.fixture(scope="module")
 def client(served: Served) -> Client:
-    return Client(served.url, verbose=False)
+    return connected(served.url)
 
 
 def test_the_endpoints_have_names(client: Client) -> None:

@@ -16,8 +16,8 @@ import gradio
 import pytest
 import timm
 import torch
-from conftest import Served
-from gradio_client import Client, handle_file
+from conftest import Served, connected
+from gradio_client import handle_file
 from gradio_client.exceptions import AppError, AuthenticationError
 from PIL import Image
 from timm.models import save_for_hf
@@ -161,7 +161,7 @@ def test_strangers_have_the_models_on_the_list_and_no_other(why: str, monkeypatc
     if why == "space":
         monkeypatch.setattr(sys.modules["gradcam.ui.launch"], "get_space", lambda: "somebody/gradcam")
     page = gradcam.launch(block=False, public=why == "public", share=why == "share")
-    client = Client(page.local_url, verbose=False)
+    client = connected(page.local_url)
     for name in ("resnet18", "hf-hub:timm/resnet18.a1_in1k", "local-dir:/etc"):
         with pytest.raises(AppError, match=f"There is no model '{name}' here: choose one of efficientnet_lite0, "):
             client.predict(handle_file(EXAMPLES[1]), name, api_name="/predict")
@@ -192,7 +192,7 @@ def test_strangers_are_not_told_where_the_files_lie(tmp_path: Path, monkeypatch:
         ),
     ):
         blocks = gradcam.launch(model, **files, public=True, block=False)
-        client = Client(blocks.local_url, verbose=False)
+        client = connected(blocks.local_url)
         answer = client.predict(api_name="/models")
         assert answer["models"] == [name, "efficientnet_lite0", "cifar10"]
         with pytest.raises(AppError) as told:
@@ -227,8 +227,8 @@ def test_a_page_with_a_password_lets_in_who_knows_it() -> None:
     page = gradcam.launch(block=False, auth=("me", "secret"))
     for wrong in (None, ("me", "wrong")):
         with pytest.raises((AuthenticationError, ValueError)):
-            Client(page.local_url, verbose=False, auth=wrong)
-    client = Client(page.local_url, verbose=False, auth=("me", "secret"))
+            connected(page.local_url, auth=wrong)
+    client = connected(page.local_url, auth=("me", "secret"))
     assert client.predict(api_name="/models")["default"] == "efficientnet_lite0"
     page.close()
 

@@ -410,6 +410,7 @@ def test_labels_are_text(browser: Browser) -> None:
     """Everything on the page that names a class shows its name, and runs nothing of it."""
     blocks = serve(ui.build(Models(gradcam.load("cifar10", labels=LABELS))))
     context = browser.new_context()
+    context.set_default_timeout(120_000)
     page = context.new_page()
     page.goto(blocks.local_url)
     page.get_by_role("button", name="Example: lion").click()

@@ -50,7 +50,7 @@ def test_closing_the_window_ends_the_program(screen: str, browser: "Browser", tm
         page = context.pages[0] if context.pages else context.wait_for_event("page")
         page.get_by_role("group", name="Examples").wait_for(timeout=120_000)
         assert page.url == url
-        assert page.evaluate("[outerWidth, outerHeight]") == [1440, 900]
+        page.wait_for_function("outerWidth === 1440 && outerHeight === 900")  # the screen may take a moment
         assert page.evaluate("matchMedia('(display-mode: standalone)').matches")
         page.close()
         program.communicate(timeout=120)

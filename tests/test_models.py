@@ -71,16 +71,6 @@ def test_a_large_picture_sends_as_many_away_as_it_takes() -> None:
     assert album.remembers == [names[2], "6000x6000.0"]
 
 
-def test_a_pass_at_an_earlier_layer_is_one_of_the_pictures_kept() -> None:
-    album, (first, second) = Album(), map(Path, pictures(2))
-    early = [album.see(first, layer) for layer in ("a", "b")]
-    album.see(second)
-    for layer in ("a", "b"):
-        album.see(second, layer)
-    assert [album.see(second, layer) in early for layer in ("a", "b")] == [False, False]
-    assert album.shown == [(first.name, "a"), (first.name, "b"), *((second.name, at) for at in (None, "a", "b"))]
-
-
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """The models that are loaded meanwhile, each with its device; in truth none is."""

@@ -26,8 +26,6 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 # Gradio's statistics of its own queue use what pandas has since deprecated.
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.queueing")
-expect.set_options(timeout=120_000)
-
 CHEETAH, LION = EXAMPLES[:2]
 Visit = Callable[..., Page]
 
@@ -37,6 +35,8 @@ def upload(page: Page, *path: Path) -> None:
 
 
 def answers(page: Page) -> list[str]:
+    """The names in the list, once it is there: the parts of the page do not appear together."""
+    page.locator(".answer").first.wait_for()
     return page.locator(".answer .label").all_inner_texts()
 
 
@@ -195,6 +195,7 @@ def test_what_is_chosen_meanwhile_is_neither_lost_nor_mixed(page: Page, monkeypa
 
 def test_a_question_that_was_refused_may_be_put_again(browser: Browser, served: Served) -> None:
     page = browser.new_page()  # on which errors are logged
+    page.set_default_timeout(120_000)
     page.goto(served.url)
     upload(page, LION)
     expect(page.locator(".answer")).to_have_count(5)
@@ -238,6 +239,14 @@ def test_what_is_taken_along_is_what_is_shown(page: Page, tmp_path: Path, monkey
     assert np.abs(shown - np.asarray(Image.open("evidence.png"))).max() <= 1
 
 
+# What the page would do in a second and a half waits for `now`: a slow test would not see what was there meanwhile.
+LATER = """() => {
+    const { setTimeout } = window, later = []
+    window.setTimeout = (act, time, ...rest) => time === 1500 ? later.push(act) : setTimeout(act, time, ...rest)
+    window.now = () => later.splice(0).forEach(act => act())
+}"""
+
+
 def clipboard(page: Page) -> str:
     return str(page.evaluate("navigator.clipboard.readText()"))
 
@@ -248,9 +257,11 @@ def test_links_and_code_are_copied(visit: Visit) -> None:
     page.locator(".answer").nth(1).click()
     expect(page).to_have_url(re.compile("class=" + answers(page)[1].replace(" ", r"\+")))
     button = page.locator("#save .copy")
+    page.evaluate(LATER)
     button.click()
     expect(button).to_have_text("Copied")
     button.click()
+    page.evaluate("now()")
     expect(button).to_have_text("Copy link")
     assert clipboard(page) == page.url
     page.get_by_role("button", name="The same in Python").click()
@@ -295,6 +306,7 @@ def test_a_picture_from_the_camera(page: Page) -> None:
     page.wait_for_function("document.querySelector('#picture video').videoWidth > 0")
     page.get_by_role("button", name="capture photo").click()
     expect(page.locator(".answer")).to_have_count(5)
+    page.wait_for_function("document.querySelector('#picture img')?.naturalWidth > 0")  # it may come after the answer
     width, height = page.locator("#picture img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
     expect(page.locator(".comparison")).to_have_attribute("style", f"--ratio: {width / height:.4f}")
 
@@ -336,6 +348,7 @@ def test_a_picture_of_a_few_pixels_is_large_and_crisp(visit: Visit, tmp_path: Pa
     for path, rendering in ((tmp_path / "small.png", "pixelated"), (LION, "auto")):
         upload(page, path)
         expect(shown).to_have_css("image-rendering", rendering)
+        shown.evaluate("image => image.decode()")  # until it is there, nothing of it is large
         box = shown.bounding_box()
         assert box is not None
         assert min(box["width"], box["height"]) > 150
@@ -394,7 +407,7 @@ def test_a_link_brings_the_state_back(visit: Visit) -> None:
     expect(page.get_by_role("combobox", name="Layer")).to_have_value("Automatic: bn2")
     page.locator(".answer").nth(0).click()
     expect(large).to_have_attribute("alt", "Where the evidence for lion is")
-    assert page.url.endswith("/?picture=lion&model=efficientnet_lite0&class=lion&method=counterfactual")
+    page.wait_for_url(re.compile(r"/\?picture=lion&model=efficientnet_lite0&class=lion&method=counterfactual$"))
     page.get_by_role("button", name="Remove Image").click()
     expect(page).to_have_url(re.compile(r"/$"))
 
@@ -422,6 +435,5 @@ def test_other_layers_and_the_strip_through_the_network(page: Page, served: Serv
     choose(page, "Colours", "viridis")
     expect(last).not_to_have_attribute("src", before)
     choose(page, "Layer", "no such layer")
-    page.get_by_role("combobox", name="Layer").press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("the network has no layer")
     expect(facts).to_contain_text("14 × 14")

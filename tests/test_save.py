@@ -78,10 +78,11 @@ def found(subject: Subject, classifier: Classifier) -> gradcam.Result:
 
 
 def press(blocks: gr.Blocks, name: str, *values: Any) -> Path:
-    """The file that a button gives for a subject and a look."""
-    (handler,) = [event.fn for event in blocks.fns.values() if event.name == name]
-    assert handler is not None
-    (path,) = handler(*values).values()
+    """The file that a button gives for a subject and a look, which the page hands on in the order of Look."""
+    (event,) = [event for event in blocks.fns.values() if event.name == name]
+    assert event.fn is not None
+    assert [widget.label for widget in event.inputs[1:]] == ["Opacity", "Colours", "Contour", "Map only", "Own scale"]
+    (path,) = event.fn(*values).values()
     return Path(path)
 
 

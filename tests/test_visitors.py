@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from gradio_client import Client, handle_file
+from conftest import connected
+from gradio_client import handle_file
 from PIL import Image
 
 from gradcam import explain, load
@@ -79,7 +80,7 @@ def alone(questions: list[Question]) -> list[tuple[Any, Any]]:
 
 
 def test_sixteen_visitors(server: Server, questions: list[Question], alone: list[tuple[Any, Any]]) -> None:
-    clients = [Client(server.url, verbose=False, download_files=False) for _ in range(VISITORS)]
+    clients = [connected(server.url, download_files=False) for _ in range(VISITORS)]
 
     def visit(first: int, last: int, number: int) -> list[dict[str, Any]]:
         """One visitor asks, one after the other, every sixteenth question."""

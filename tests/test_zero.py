@@ -56,7 +56,7 @@ torch.autograd.grad = in_a_fork
 
 import gradcam, spaces
 page = gradcam.launch(block=False)
-client, picture = Client(page.local_url, verbose=False), handle_file(sys.argv[1])
+client, picture = Client(page.local_url, verbose=False, httpx_kwargs={"timeout": 300}), handle_file(sys.argv[1])
 def ask(**asked):
     try:
         return client.predict(picture, **asked, api_name="/explain")[0]
