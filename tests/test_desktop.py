@@ -46,9 +46,10 @@ def test_closing_the_window_ends_the_program(screen: str, browser: "Browser", tm
         assert program.stdout is not None
         url = program.stdout.readline().strip().removeprefix("The page is at ")
         told = next(filter(None, (re.match(r"DevTools listening on (\S+)", line) for line in program.stdout)))
-        context = browser.browser_type.connect_over_cdp(told[1]).contexts[0]
+        context = browser.browser_type.connect_over_cdp(told[1], timeout=120_000).contexts[0]
+        context.set_default_timeout(120_000)
         page = context.pages[0] if context.pages else context.wait_for_event("page")
-        page.get_by_role("group", name="Examples").wait_for(timeout=120_000)
+        page.get_by_role("group", name="Examples").wait_for()
         assert page.url == url
         page.wait_for_function("outerWidth === 1440 && outerHeight === 900")  # the screen may take a moment
         assert page.evaluate("matchMedia('(display-mode: standalone)').matches")

@@ -172,32 +172,38 @@ def test_a_classifier_of_ones_own(classifier: Classifier) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "code"),
+    ("model", "given", "code"),
     [
-        ({}, "load('test_resnet')"),
+        ("resnet18", {}, "load('resnet18')"),
         (
+            "resnet18",
             {"checkpoint": Path("in/my.pth"), "labels": "in/names.txt"},
-            "load('test_resnet', checkpoint='in/my.pth', labels='in/names.txt')",
+            "load('resnet18', checkpoint='in/my.pth', labels='in/names.txt')",
         ),
-        ({"checkpoint": "in/my.pth"}, "load('test_resnet', checkpoint='in/my.pth')"),
-        ({"labels": ["a", "b"]}, "load('test_resnet', labels=labels)"),
+        ("resnet18", {"labels": ["a", "b"]}, "load('resnet18', labels=labels)"),
+        ("efficientnet_lite0", {"checkpoint": "in/my.pth"}, "load('efficientnet_lite0', checkpoint='in/my.pth')"),
         (
-            {"checkpoint": "in/my.pth", "labels": "in/names.txt", "public": True},
-            "load('test_resnet', checkpoint='my.pth', labels='names.txt')",
+            "resnet18",
+            {"checkpoint": "in/my.pth", "labels": Path("in/names.txt"), "public": True},
+            "load('resnet18', checkpoint='my.pth', labels='names.txt')",
         ),
+        ("local-dir:/mine", {}, "load('local-dir:/mine')"),
+        ("Local-Dir:/mine", {"public": True}, "load('local-dir:folder')"),
     ],
-    ids=str,
 )
 def test_a_model_by_name_is_loaded_with_all_that_came_with_it(
-    given: dict[str, Any], code: str, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    model: str, given: dict[str, Any], code: str, network: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Strangers are not told where its files lie."""
     loaded: list[tuple[Any, ...]] = []
+    classifier = Classifier(network, preprocess=preprocess, name=model)
     monkeypatch.setattr(MODULE, "load", lambda *args: loaded.append(args) or classifier)
-    models = launched("test_resnet", device="cpu", **given).models
-    assert loaded == [("test_resnet", given.get("checkpoint"), given.get("labels"), "cpu")]
-    assert models.get("test_resnet").classifier is classifier
-    assert models.names == ["test_resnet", "efficientnet_lite0", "cifar10"]
-    assert models.code("test_resnet") == code
+    models = launched(model, device="cpu", **given).models
+    assert loaded == [(model, given.get("checkpoint"), given.get("labels"), "cpu")]
+    name = "Sequential" if "folder" in code else model
+    assert models.get(name).classifier is classifier
+    assert models.names == list(dict.fromkeys([name, "efficientnet_lite0", "cifar10"]))
+    assert models.code(name) == code
 
 
 def test_a_bundled_model_with_labels_of_ones_own() -> None:
