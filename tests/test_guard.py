@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +16,11 @@ import pytest
 from conftest import Served, Visitor
 from gradio.queueing import Event
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from test_bad_input import encoded
 
 from gradcam.errors import ModelError
@@ -196,3 +201,47 @@ def test_a_bug_is_told_in_a_sentence_too() -> None:
         gr.api(lambda: {}["secret"], api_name="bug")  # type: ignore[return-value]
     with pytest.raises(gr.Error, match="went wrong here, and was noted"):
         run(page.process_api(0, []))
+
+
+async def length(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(str(len(await request.body())))
+
+
+@pytest.mark.parametrize(
+    ("path", "most", "sentence"),
+    [
+        ("/gradio_api/call/predict", 2**20, "That is more than the 1 MB that a request may have: "),
+        ("/gradio_api/upload", 32 * 2**20 + 2**16, "The picture has more than the 32 MB that are accepted: "),
+        ("/gradio_api/upload/", 32 * 2**20 + 2**16, "The picture has more than the 32 MB that are accepted: "),
+    ],
+)
+def test_a_request_may_be_so_large_and_no_larger(path: str, most: int, sentence: str) -> None:
+    """However it is cut into parts, and whatever it says of its length."""
+    app = Starlette(routes=[Route("/{path:path}", length, methods=["POST"])], middleware=[Middleware(guard.Limits)])
+
+    async def ask(size: int) -> httpx.Response:
+        async def parts() -> AsyncIterator[bytes]:
+            for part in (size // 2, size - size // 2):
+                yield bytes(part)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+            return await client.post(path, content=parts())
+
+    accepted, refused = run(ask(most)), run(ask(most + 1))
+    assert (accepted.status_code, accepted.text) == (200, str(most))
+    assert refused.status_code == 413
+    assert refused.text.startswith(sentence)
+
+
+def test_how_many_are_served_wait_and_are_remembered(served: Served) -> None:
+    """What reads pictures is counted together, wherever it is asked for."""
+    queue = served.blocks._queue
+    assert (queue.default_concurrency_limit, queue.max_size, queue.pending_messages_per_session.max_size) == (
+        4,
+        64,
+        256,
+    )
+    shared = {event.api_name for event in served.blocks.fns.values() if event.concurrency_id == "pictures"}
+    assert {"predict", "explain"} < shared
+    own = [event for event in served.blocks.fns.values() if event.name == "ask_or_stay"]
+    assert [event.concurrency_id for event in own] == ["pictures"]
