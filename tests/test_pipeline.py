@@ -20,6 +20,7 @@ from gradcam.errors import ModelError
 from gradcam.explainer import ForwardPass
 from gradcam.images import Framing, PictureError
 from gradcam.logits import NO_RIVAL
+from gradcam.methods import METHODS
 from gradcam.targets import TargetError, find_target
 
 CHEETAH = Path(gradio.__file__).parent / "media_assets" / "images" / "cheetah1.jpg"
@@ -300,3 +301,22 @@ def test_a_classifier_is_not_kept_alive(flag: np.ndarray):
     del classifier
     gc.collect()
     assert gone() is None
+
+
+def test_of_one_picture_64_maps_are_kept(colours: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    inspection, passes = Inspection(Image.new("RGB", (32, 32), "red"), colours), []
+    run = ForwardPass.explain
+    monkeypatch.setattr(ForwardPass, "explain", lambda *args: passes.append(args) or run(*args))
+    questions = [*range(3), *((class_, rival) for class_ in range(3) for rival in range(3) if rival != class_)]
+    *seven, last = METHODS
+    for method in seven:
+        inspection.explain(questions, method)
+    inspection.explain(RED, last)
+    assert len(passes) == 7 + 1  # 63 maps, and one more
+    inspection.explain(RED, seven[0])
+    assert len(passes) == 8
+    inspection.explain(BLUE, last)
+    first = inspection.explain(RED, seven[0])
+    assert len(passes) == 10
+    assert inspection.explain(RED, seven[0]).signed.tolist() == first.signed.tolist()
+    assert len(passes) == 10
