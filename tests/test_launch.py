@@ -101,8 +101,8 @@ def test_the_server_is_asked_for_what_was_asked_for(monkeypatch: pytest.MonkeyPa
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = launched(host="localhost", port=port, auth=("me", "secret")).options
-    assert (options["server_name"], options["server_port"]) == ("localhost", port)
+    options = launched(host="127.0.0.1", port=port, auth=("me", "secret")).options
+    assert (options["server_name"], options["server_port"]) == ("127.0.0.1", port)
     assert (options["auth"], options["mcp_server"], options["share"]) == (("me", "secret"), False, False)
 
     options = launched().options
