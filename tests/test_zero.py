@@ -74,7 +74,7 @@ def test_the_network_runs_in_forks_and_answers_the_same(tmp_path: Path) -> None:
     (tmp_path / "spaces.py").write_text(SPACES, "utf-8")
     environment = os.environ | {"SPACES_ZERO_GPU": "true", "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", VISIT, str(LION)]
-    visited = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    visited = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=900)
     tiger, small, early, unknown, new, known, calls = json.loads(visited.stdout.splitlines()[-1])
 
     for answer, model, class_, method, layer in (
