@@ -150,8 +150,11 @@ def write_overlays(result: Result, folder: Path, name: str) -> Record:
 
 
 def safe(text: str) -> str:
-    """`text` as a part of a file's name on any system: letters, digits, _ and ., single dashes, 64 bytes at most."""
-    return re.sub(r"[^\w.]+", "-", text).encode()[:64].decode(errors="ignore").strip("-")
+    """`text` as a file's name, or part of one, on any system: letters, digits, _, . and single dashes.
+
+    At most 64 bytes, of which the first and the last are no dot and no dash: neither hidden, nor a folder above.
+    """
+    return re.sub(r"[^\w.]+", "-", text).encode()[:64].decode(errors="ignore").strip("-.") or "_"
 
 
 def shown(path: Path) -> str:

@@ -11,11 +11,16 @@ from gradcam.batch import Manifest, find_pictures, safe, shown
     [
         ("tabby", "tabby"),
         ("jack-o'-lantern", "jack-o-lantern"),
-        ("../../etc/passwd", "..-..-etc-passwd"),
+        ("../../etc/passwd", "etc-passwd"),
         ('a\\b:c*?"<>|\n\0d', "a-b-c-d"),
         ("crane (bird)", "crane-bird"),
         ("犬 Ölkäfer", "犬-Ölkäfer"),
-        ("-- ", ""),
+        ("-- ", "_"),
+        ("", "_"),
+        ("...", "_"),
+        ("!..!", "_"),
+        ("!!!.png", "png"),
+        (".hidden.", "hidden"),
         ("x" * 300, "x" * 64),
         ("é" * 33, "é" * 32),
         ("犬" * 33, "犬" * 21),  # 63 bytes; a 22nd would be cut in the middle
@@ -37,11 +42,22 @@ def test_folders_are_searched_for_what_is_called_like_a_picture(tmp_path: Path) 
     assert list(found.values()) == ["a.jpg", "a.png", "b.JPEG", "sub/a.jpg", "sub/deep-er/c.webp"]
 
 
+def test_a_name_without_a_letter_leads_nowhere_else(tmp_path: Path) -> None:
+    pictures = ["!!!.png", "!!!/a.png", "!.!/b.png", "!..!/c.png"]
+    for file in pictures:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    found = find_pictures([tmp_path, tmp_path / "!!!.png"], tmp_path / "out")
+    assert {str(picture.relative_to(tmp_path)): name for picture, name in found.items()} == dict(
+        zip(pictures, ["png", "_/a.png", "_/b.png", "_/c.png"], strict=True)
+    )
+
+
 def test_a_picture_that_is_named_is_taken_whatever_it_is_called_and_once(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / ".b").touch()
     paths = [tmp_path / ".b", tmp_path, tmp_path / "a.jpg"]
-    assert find_pictures(paths, Path("out")) == {tmp_path / ".b": ".b", tmp_path / "a.jpg": "a.jpg"}
+    assert find_pictures(paths, Path("out")) == {tmp_path / ".b": "b", tmp_path / "a.jpg": "a.jpg"}
 
 
 def test_results_may_lie_above_the_pictures(tmp_path: Path) -> None:
