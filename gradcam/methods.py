@@ -91,12 +91,14 @@ def _weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
 
 
 def _first_component(features: Tensor) -> Tensor:
-    """Project (..., C, h, w) on its first right singular vector: (..., h, w).
+    """Project (..., C, h, w) on its first right singular vector: (..., h, w); NaN where not all of it is finite.
 
     A singular vector has no sign of its own: take the one that makes the map agree with the sum over channels.
     """
     cells = features.flatten(-2).mT
+    finite = cells.isfinite().all(dim=(-2, -1))
+    cells = cells.where(finite[..., None, None], 0)  # of NaN the decomposition fails, and with it the whole batch
     direction = torch.linalg.svd(cells, full_matrices=False).Vh[..., 0, :]
-    projection = torch.einsum("...lc,...c->...l", cells, direction)
+    projection = torch.einsum("...lc,...c->...l", cells, direction).where(finite[..., None], torch.nan)
     agreement = (projection * cells.sum(dim=-1)).sum(dim=-1, keepdim=True)
     return projection.where(agreement >= 0, -projection).unflatten(-1, features.shape[-2:])

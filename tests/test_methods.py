@@ -196,6 +196,16 @@ def test_leading_dimensions_broadcast(method):
         assert_close(signed[b, k], ORACLES[method](activations[b, 0], gradients[b, k]))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_not_finite_spoils_its_own_map_only(method, value):
+    activations, gradients = random_pair(2, positive=True, shape=(2, 6, 5, 4))
+    activations[0, 3, 2, 1] = value
+    signed = run(method, activations, gradients)
+    assert not np.isfinite(signed[0]).all()
+    assert_close(signed[1], ORACLES[method](activations[1], gradients[1]))
+
+
 @pytest.mark.parametrize("method", ["eigencam", "eigengradcam"])
 def test_the_singular_vectors_sign_follows_the_sum_over_channels(method):
     for seed in range(20):
