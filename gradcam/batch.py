@@ -122,6 +122,9 @@ def write_overlays(result: Result, folder: Path, name: str) -> Record:
     `folder`. Small pictures are enlarged, their pixels kept as squares. Raises OSError.
     """
     inspection = result.inspection
+    strip = f"{name}--strip.png" if len(result.asked) > 1 else None
+    if strip:
+        _save(result.strip(), folder / strip)  # first, since it fails if one of the maps cannot be shown
     picture, framing = render.crisp(inspection.picture, inspection.framing)
     classes = []
     for class_, rival in result.asked:
@@ -143,9 +146,6 @@ def write_overlays(result: Result, folder: Path, name: str) -> Record:
                 "overlay": f"{file}.png",
             }
         )
-    strip = f"{name}--strip.png" if len(classes) > 1 else None
-    if strip:
-        _save(result.strip(), folder / strip)
     return {"classes": classes, "strip": strip}
 
 

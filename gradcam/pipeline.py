@@ -138,8 +138,11 @@ class Result:
 
     @property
     def full(self) -> float:
-        """The value shown at full strength: the highest of all maps, so that they can be compared."""
-        return float(self.signed.max())
+        """The value shown at full strength: the highest of all maps, so that they can be compared; 0 without evidence.
+
+        Values that are not finite do not count: their own map cannot be shown, but the others can.
+        """
+        return float(self.signed.max(initial=0, where=np.isfinite(self.signed)))
 
     def title(self, asked: Asked) -> str:
         """The class's name, or "class, not rival"."""

@@ -24,6 +24,8 @@ from gradcam import classifiers, explain, load, render
 from gradcam.cifar10 import figures, weights
 from gradcam.cifar10.network import CLASSES
 from gradcam.classifiers import BUNDLED, Classifier
+from gradcam.images import Framing
+from gradcam.methods import METHODS
 from gradcam.targets import find_target
 
 PHOTOS = Path(gradio.__file__).parent / "media_assets" / "images"
@@ -214,6 +216,28 @@ def test_a_folder_goes_on_after_bad_pictures(tmp_path: Path, own: list[str]) -> 
     assert [record["classes"][0]["probability"] for record in records if "classes" in record] == pytest.approx(
         [explain(path, classifier_of(own)).inspection.probabilities[0] for path in good], abs=1e-6
     )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_folder_goes_on_after_a_map_that_is_not_finite(
+    method: str, tmp_path: Path, own: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = classifier_of(own)
+
+    def spoilt(picture: Image.Image) -> tuple[torch.Tensor, Framing]:
+        tensor, framing = preprocess(picture)
+        return (tensor * float("nan"), framing) if picture.size == (50, 50) else (tensor, framing)
+
+    preprocess, classifier.preprocess = classifier.preprocess, spoilt
+    monkeypatch.setattr(main, "load", lambda *_: classifier)
+    pictures = [noise_picture(tmp_path / name, 50, height) for name, height in (("a.png", 50), ("b.png", 60))]
+    result = run("explain", *pictures, "--out", tmp_path / "out", "--top", 2, "--method", method)
+    assert result.exit_code == 1
+    assert result.stdout.startswith(f"{pictures[1]}: ")
+    sentence = "The map holds NaN or infinite values, which cannot be shown; check the network's weights and its input."
+    assert lines(result.stderr)[0] == f"{pictures[0]}: {sentence}"
+    assert lines(result.stderr)[1].startswith("1 explained, 1 failed;")
+    assert not [file for file in files_in(tmp_path / "out") if file.startswith("a.png")]
 
 
 def classifier_of(own: list[str]) -> Classifier:

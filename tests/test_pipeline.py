@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from gradcam import Classifier, Explainer, Explanation, Inspection, Result, explain, load, pipeline, render
-from gradcam.errors import ModelError
+from gradcam.errors import InputError, ModelError
 from gradcam.explainer import ForwardPass
 from gradcam.images import Framing, PictureError
 from gradcam.logits import NO_RIVAL
@@ -154,6 +155,33 @@ def test_a_network_of_ones_own(colours: Classifier, flag: np.ndarray):
     assert red.shape == (32, 64, 3)
     assert (red[:, :24] == (252, 255, 164)).all()  # the brightest of the colour map, where the cells are full
     np.testing.assert_array_equal(red[:, 40:], flag[:, 40:])
+
+
+def test_maps_that_are_all_negative_have_no_scale(colours: Classifier):
+    picture = Image.new("RGB", (300, 300), "red")
+    result = explain(picture, colours, [("blue", "red"), ("green", "red")])
+    assert (result.signed < 0).all()
+    assert result.full == 0
+    untouched = render.overlay(picture, np.zeros((4, 4)), result.inspection.framing)  # with the caption
+    assert result.overlay(("blue", "red")) == untouched != picture
+    empty = render.heatmap(np.zeros((4, 4)), result.inspection.framing)
+    assert result.heatmap(("blue", "red")) == empty
+    assert result.strip() == replace(result, signed=np.zeros_like(result.signed)).strip()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_map_that_is_not_finite_cannot_be_shown_but_the_others_can(
+    colours: Classifier, flag: np.ndarray, value: float
+):
+    result = explain(flag, colours, ["red", "blue"])
+    expected = result.overlay("red")
+    result.signed[1, 2, 3] = value
+    assert result.overlay("red") == expected
+    for show in (result.overlay, result.heatmap):
+        with pytest.raises(InputError, match="The map holds NaN or infinite values"):
+            show("blue")
+    with pytest.raises(InputError, match="The map holds NaN or infinite values"):
+        result.strip()
 
 
 def test_why_this_class_rather_than_that(colours: Classifier, flag: np.ndarray):
