@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -240,9 +241,10 @@ def _grey(image: Image.Image) -> Image.Image:
         white = 2 ** image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0] - 1
         if image.tag_v2[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] == 0:  # white is zero, which pillow leaves to us
             values = white - values
-    finite = values[np.isfinite(values)]
-    if finite.size and (finite.min() < black or finite.max() > white):
-        black, white = finite.min(), finite.max()
+    finite = (band[np.isfinite(band)] for band in _bands(values))
+    ends = [end for band in finite if band.size for end in (band.min(), band.max())]
+    if ends and (min(ends) < black or max(ends) > white):
+        black, white = min(ends), max(ends)
     grey = _eight_bits(values, black, white)
     if "transparency" in image.info:
         grey[values == image.info["transparency"]] = 255
@@ -251,4 +253,12 @@ def _grey(image: Image.Image) -> Image.Image:
 
 def _eight_bits(values: np.ndarray, black: float, white: float) -> np.ndarray:
     """Scale black..white to 0..255 (uint8), NaN to 0 and infinities to the ends."""
-    return np.rint(np.nan_to_num(np.interp(values, (black, white), (0, 255)))).astype(np.uint8)
+    grey = np.empty(values.shape, np.uint8)
+    for shown, band in zip(_bands(grey), _bands(values), strict=True):
+        shown[:] = np.rint(np.nan_to_num(np.interp(band, (black, white), (0, 255))))
+    return grey
+
+
+def _bands(values: np.ndarray) -> Iterator[np.ndarray]:
+    """A picture's values, a few rows at a time: what is computed of them all takes gigabytes of large pictures."""
+    return (values[top : top + 16] for top in range(0, len(values), 16))

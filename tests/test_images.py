@@ -4,6 +4,7 @@ import re
 import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -296,6 +297,30 @@ def test_arrays(array: np.ndarray, expected: np.ndarray) -> None:
     before = array.copy()
     np.testing.assert_allclose(np.asarray(read(array), float), expected, atol=1 if array.ndim == 3 else 0.5)
     np.testing.assert_array_equal(array, before)
+
+
+TALL = np.random.default_rng(0).integers(0, 65536, (700, 500)).astype(np.uint16)
+TALL_FLOATS = TALL.astype(np.float32) / 6553.6 - 2  # from -2 to 8
+TALL_FLOATS[650, :2] = np.nan, np.inf
+
+
+@pytest.mark.parametrize(
+    ("source", "grey"),
+    [
+        (file_of(TALL, "PNG"), TALL / 257),
+        (file_of(TALL_FLOATS, "TIFF"), np.nan_to_num((TALL_FLOATS + 2) * 25.5)),
+        (TALL, TALL / 257),
+        (TALL_FLOATS.clip(0, 1)[:600], TALL_FLOATS.clip(0, 1)[:600] * 255),
+    ],
+    ids=["file of integers", "file of floats", "array of integers", "array of floats"],
+)
+def test_wide_values_are_not_all_widened_at_once(source: bytes | np.ndarray, grey: np.ndarray) -> None:
+    tracemalloc.start()
+    picture = read(source)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_allclose(picture.getchannel(0), grey.clip(0, 255), atol=0.51)
+    assert peak < 12 * grey.size  # bytes; in double precision the values alone, thrice over, are 24
 
 
 def test_photographs_equal_what_pillow_decodes(shared_data: Path) -> None:
