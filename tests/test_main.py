@@ -1,12 +1,15 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from packaging.requirements import Requirement
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -583,6 +587,22 @@ def test_figures_are_drawn_of_the_test_pictures(data: Path, tmp_path: Path, monk
 
 
 # The program
+
+
+def test_what_is_imported_is_required_and_what_is_required_is_pinned() -> None:
+    root = Path(main.__file__).parent.parent
+    required = map(Requirement, tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"])
+    ranges = {requirement.name: requirement.specifier for requirement in required}
+    lines = (root / "requirements.txt").read_text("utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pins.keys() == ranges.keys()
+    assert all(ranges[name].contains(version) for name, version in pins.items())
+    assert not ranges["gradio"].contains("7.0.0")
+    sources = [path.read_text("utf-8") for path in (root / "gradcam").rglob("*.py")]
+    imported = {name for source in sources for name in re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)}
+    packages = {package for name in imported for package in packages_distributions().get(name, ())}
+    indirect = {"fastapi", "gradio_client", "starlette"}  # in gradio's own interface
+    assert packages - {"gradcam", "spaces"} - indirect <= ranges.keys()
 
 
 def test_help_names_every_command() -> None:
