@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -603,6 +604,19 @@ def test_what_is_imported_is_required_and_what_is_required_is_pinned() -> None:
     packages = {package for name in imported for package in packages_distributions().get(name, ())}
     indirect = {"fastapi", "gradio_client", "starlette"}  # in gradio's own interface
     assert packages - {"gradcam", "spaces"} - indirect <= ranges.keys()
+
+
+def test_the_commands_of_the_readme_work_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = Path(main.__file__).parent.parent / "README.md"
+    commands = re.findall(r"^python -m gradcam (.*)$", readme.read_text("utf-8"), re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("photo.jpg", "photos/cheetah.jpg"):
+        shutil.copy(CHEETAH, name)
+    for command in commands:
+        result = run(*shlex.split(command, comments=True))
+        assert result.exit_code == 0, (command, result.stderr)
+    assert len(commands) == 4
 
 
 def test_help_names_every_command() -> None:
