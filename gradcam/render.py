@@ -29,6 +29,7 @@ COLORMAPS = {
     "jet": cv2.COLORMAP_JET,  # not perceptually uniform: it draws edges where the map has none; papers show it
 }
 NO_EVIDENCE = "no positive evidence"
+ROW = 6  # panels of a strip beside each other
 
 _UNSEEN = (72, 72, 72)  # a grey that is in none of the colour maps
 INK, PALE = "#1a1a1a", "#6b6b6b"  # of text on white
@@ -174,6 +175,8 @@ def strip(
     contour: float | None = None,
 ) -> Image.Image:
     r"""A figure: the picture, then one titled overlay a map, all on one scale, which a colour bar shows.
+
+    After ROW panels it goes on below them.
 
     Args:
         picture: the picture, of size `framing.size`; shown with its longer side at `side` pixels, or, when it is
@@ -324,21 +327,22 @@ def _caption(canvas: Image.Image, text: str, centre: float, bottom: float) -> No
 
 
 def _figure(panels: Sequence[Image.Image], titles: Sequence[str], side: int, colormap: str) -> Image.Image:
-    """Panels in a row on white, titles above, the colour bar below."""
+    """Panels in rows of ROW on white, titles above, the colour bar below."""
     size = max(11, side // 18)
     gap, line = size, round(1.35 * size)
-    width = max(panels[0].width, side // 2)  # room for the titles of tall pictures
     lines = [title.splitlines() for title in titles]
-    head = gap + line * max(map(len, lines)) + gap // 3
-    foot = head + panels[0].height + gap
-    figure = Image.new("RGB", (gap + (width + gap) * len(panels), foot + size + gap), "white")
+    head = line * max(map(len, lines)) + gap // 3
+    width = max(panels[0].width, side // 2)  # room for the titles of tall pictures
+    across, down = width + gap, head + panels[0].height + gap  # from one panel to the next
+    foot = gap + down * math.ceil(len(panels) / ROW)
+    figure = Image.new("RGB", (gap + across * min(len(panels), ROW), foot + size + gap), "white")
     draw = ImageDraw.Draw(figure)
-    for column, (panel, title) in enumerate(zip(panels, lines, strict=True)):
-        left = gap + column * (width + gap)
-        figure.paste(panel, (left, head))
+    for number, (panel, title) in enumerate(zip(panels, lines, strict=True)):
+        left, top = gap + number % ROW * across, gap + number // ROW * down
+        figure.paste(panel, (left, top + head))
         for row, text in enumerate(title):
             font = _font(size, text.isascii())
-            draw.text((left, gap + row * line), _shortened(text, font, width), PALE if row else INK, font)
+            draw.text((left, top + row * line), _shortened(text, font, width), PALE if row else INK, font)
     draw_legend(
         figure, (figure.width - gap, foot + size // 2), (side // 2, size // 2), _font(round(0.8 * size)), colormap
     )

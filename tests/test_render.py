@@ -356,6 +356,24 @@ def test_a_strip_is_the_picture_and_its_overlays_on_one_scale():
         np.testing.assert_array_equal(panel, pixels(expected))
 
 
+def test_a_strip_of_many_maps_goes_on_below():
+    maps = [random_map(7, 7, seed) for seed in range(13)]
+    picture, framing, full = photograph(320, 240), whole(320, 240), float(np.max(maps))
+    figure = render.strip(picture, maps, [f"{i}\n{i} %" for i in range(13)], framing)
+    down = 2 * 23 + 17 // 3 + 240 + 17
+    assert figure.size == (17 + 6 * 337, 17 + 3 * down + 17 + 17)
+    for i, saliency in enumerate(maps, 1):
+        left, top = 17 + i % 6 * 337, 17 + i // 6 * down
+        panel = figure.crop((left, top + 51, left + 320, top + 51 + 240))
+        assert panel == render.overlay(picture, saliency, framing, full=full)
+        title = render.strip(picture, [saliency], [f"{i - 1}\n{i - 1} %"], framing).crop((354, 17, 674, 63))
+        assert figure.crop((left, top, left + 320, top + 46)) == title
+    assert (pixels(figure)[17 + 2 * down : 17 + 3 * down, 17 + 2 * 337 :] == 255).all()  # two panels in the last row
+    one_row = render.strip(picture, maps[:5], list("abcde"), framing)
+    legend = (17, one_row.height - 34, one_row.width, one_row.height)
+    assert figure.crop((17, figure.height - 34, figure.width, figure.height)) == one_row.crop(legend)
+
+
 def test_a_strip_of_a_flat_picture_keeps_the_box_in_place_though_its_sides_are_rounded():
     picture, saliency = photograph(1000, 46), random_map(7, 7)  # 14.72 pixels become 15
     figure = render.strip(picture, [saliency], ["a"], Framing((1000, 46), (100, 6, 900, 39.5)))
