@@ -1,6 +1,7 @@
 """The command line, `python -m gradcam COMMAND`: flags in; files, sentences and an exit status out."""
 
 import hashlib
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +18,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
-from .batch import Manifest, find_pictures, shown, write_overlays
+from .batch import Manifest, find_pictures, left_aside, shown, write_overlays
 from .cifar10 import figures, weights
 from .cifar10.data import Split, read_split
 from .cifar10.evaluation import evaluate
 from .cifar10.training import Interrupted, Recipe, train
 from .cifar10.training import Progress as Steps
 from .classifiers import BUNDLED, WEIGHTS, Classifier, available_models, choose_device, load
+from .errors import ModelError
 from .logits import NO_RIVAL
 from .methods import METHODS
 from .pipeline import Inspection, Question, Result
@@ -98,7 +100,7 @@ def explain(
     """
     found = find_pictures(pictures, out)
     classifier = load(model, checkpoint, labels, device)
-    wanted = [classifier.index(class_) for class_ in classes or ()]
+    wanted = [_index(classifier, class_) for class_ in classes or ()]
     rival = None if versus is None else classifier.index(versus)
 
     def result_for(picture: Path | Image.Image) -> Result:
@@ -147,6 +149,9 @@ def explain(
         f"{len(todo) - failed} explained{earlier}, {failed} failed; see {shown(out / 'manifest.json')}.",
         file=sys.stderr,
     )
+    if aside := left_aside(pictures, out):
+        kinds = ", ".join(sorted({file.suffix.lower() for file in aside}))
+        print(f"Left aside: {len(aside)} of other kinds ({kinds}); save them as JPEG or PNG.", file=sys.stderr)
     if failed:
         raise typer.Exit(SOME_FAILED)
 
@@ -278,6 +283,16 @@ def draw_figures(
         written = figures.draw(classifier, test, out, command=_command(), report=report)
     for path in written:
         print(shown(path))
+
+
+def _index(classifier: Classifier, class_: str) -> int:
+    """The index of a class that was given to --class."""
+    try:
+        return classifier.index(class_)
+    except ModelError:
+        if best := re.fullmatch(r"top(\d+)", class_.strip()):
+            raise ValueError(f"--class takes one class; for the best {best[1]} give --top {best[1]} instead.") from None
+        raise
 
 
 def _questions(classes: Sequence[int], rival: int | None) -> list[Question]:

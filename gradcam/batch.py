@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -18,6 +18,10 @@ from .logits import NO_RIVAL
 from .pipeline import Question, Result
 
 Record = dict[str, Any]
+NOT_READ = (  # how pictures of other kinds end
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".ico", ".exr"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+)
 
 
 class Manifest:
@@ -94,18 +98,9 @@ def find_pictures(paths: Iterable[Path], out: Path) -> dict[Path, str]:
         if not path.is_dir():
             found.setdefault(path, safe(path.name))
             continue
-        here, there = path.resolve(), out.resolve()
-        if here == there:
+        if path.resolve() == out.resolve():
             raise ValueError(f"The pictures are in {path} and the results would go there too; give another folder.")
-        results = path / there.relative_to(here) if there.is_relative_to(here) else None
-        inside = [
-            picture
-            for picture in sorted(path.rglob("*"))
-            if picture.suffix.lower() in suffixes
-            and not any(part.startswith(".") for part in picture.relative_to(path).parts)
-            and results not in picture.parents
-            and picture.is_file()
-        ]
+        inside = _inside(path, suffixes, out)
         if not inside:
             raise ValueError(
                 f"There are no pictures in {path}; expected files that end in {', '.join(sorted(suffixes))}."
@@ -113,6 +108,25 @@ def find_pictures(paths: Iterable[Path], out: Path) -> dict[Path, str]:
         for picture in inside:
             found.setdefault(picture, "/".join(map(safe, picture.relative_to(path).parts)))
     return found
+
+
+def left_aside(folders: Iterable[Path], out: Path) -> set[Path]:
+    """The files in folders that `find_pictures` passes over though they are called like pictures, of other kinds."""
+    return {picture for folder in folders for picture in _inside(folder, NOT_READ, out)}
+
+
+def _inside(folder: Path, suffixes: Collection[str], out: Path) -> list[Path]:
+    """The files below a folder that end in one of `suffixes`, in order, without hidden ones and those in `out`."""
+    here, there = folder.resolve(), out.resolve()
+    results = folder / there.relative_to(here) if there.is_relative_to(here) else None
+    return [
+        picture
+        for picture in sorted(folder.rglob("*"))
+        if picture.suffix.lower() in suffixes
+        and not any(part.startswith(".") for part in picture.relative_to(folder).parts)
+        and results not in picture.parents
+        and picture.is_file()
+    ]
 
 
 def write_overlays(result: Result, folder: Path, name: str) -> Record:

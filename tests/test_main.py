@@ -249,6 +249,21 @@ def classifier_of(own: list[str]) -> Classifier:
     return load(own[1], checkpoint=own[3], labels=own[5])
 
 
+def test_pictures_of_other_kinds_are_counted(tmp_path: Path, own: list[str]) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "photos" / "out"
+    picture = noise_picture(folder / "a.png")
+    for name in ("b.HEIC", "sub/c.heic", "d.avif", "notes.txt", ".hidden.heic", "out/e.heic"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    result = run("explain", folder, folder / "sub" / "c.heic", "--out", out, *own)
+    assert result.exit_code == 1  # the one that was named is tried
+    assert lines(result.stderr)[-2:] == [
+        f"1 explained, 1 failed; see {out / 'manifest.json'}.",
+        "Left aside: 3 of other kinds (.avif, .heic); save them as JPEG or PNG.",
+    ]
+    assert "Left aside" not in run("explain", picture, "--out", tmp_path / "other", *own).stderr
+
+
 def test_pictures_of_one_name_and_labels_of_any_text_stay_apart(tmp_path: Path, own: list[str]) -> None:
     pictures = [noise_picture(tmp_path / folder / "a.png", seed=i) for i, folder in enumerate("xy")]
     flags = [flag for index in (2, 3) for flag in ("--class", str(index))]
@@ -276,6 +291,7 @@ def test_a_picture_whose_name_is_no_text_is_explained(tmp_path: Path, own: list[
     ("flags", "sentence"),
     [
         (["--class", "kat"], "test_resnet has no class 'kat'; did you mean cat? (a label or an index from 0 to 3)."),
+        (["--class", "top3"], "--class takes one class; for the best 3 give --top 3 instead."),
         (["--versus", "4"], "test_resnet has no class 4: its 4 classes are 0 to 3."),
         (["--method", "magic"], "there is no method 'magic'; choose one of gradcam, gradcam++"),
         (["--layer", "layer5"], "the network has no layer 'layer5'; did you mean layer4"),
