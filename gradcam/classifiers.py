@@ -4,7 +4,6 @@ import difflib
 import fnmatch
 import hashlib
 import json
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,6 +100,8 @@ class Classifier:
         Raises ModelError, with the labels that come close.
         """
         count = len(self.labels)
+        if getattr(class_, "ndim", None) == 0:  # a scalar of NumPy or torch, which may also be no number
+            class_ = class_.item()  # type: ignore[union-attr]
         if isinstance(class_, str):
             text = class_.strip()
             folded = [label.casefold() for label in self.labels]
@@ -113,10 +114,10 @@ class Classifier:
                     f"(a label or an index from 0 to {count - 1})."
                 )
             index = int(text) if len(text) < 10 else count
-        elif isinstance(class_, bool) or not hasattr(class_, "__index__"):
-            raise ModelError(f"{str(class_)[:80]!r} is no class: give a label, or an index from 0 to {count - 1}.")
+        elif isinstance(class_, int) and not isinstance(class_, bool):
+            index = class_
         else:
-            index = operator.index(class_)
+            raise ModelError(f"{str(class_)[:80]!r} is no class: give a label, or an index from 0 to {count - 1}.")
         if not 0 <= index < count:
             raise ModelError(f"{self.name} has no class {str(class_)[:80]}: its {count} classes are 0 to {count - 1}.")
         return index

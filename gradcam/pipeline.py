@@ -1,5 +1,6 @@
 """A picture and a classifier -> the classes it believes in, and where the evidence for each is."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +108,8 @@ class Inspection:
     def _asked(self, classes: list[Question] | Question | None) -> list[Asked]:
         if classes is None:
             classes = "top1"
-        if isinstance(classes, str) and classes.startswith("top") and classes[3:].isdecimal():
-            return [(prediction.index, NO_RIVAL) for prediction in self.top(int(classes[3:]))]
+        if isinstance(classes, str) and (best := re.fullmatch(r"top(\d{1,9})", classes)):
+            return [(prediction.index, NO_RIVAL) for prediction in self.top(int(best[1]))]
         one = isinstance(classes, tuple | str | bytes | Mapping) or getattr(classes, "ndim", 1) == 0
         several = isinstance(classes, Iterable) and not one
         questions: list[Any] = list(classes) if several else [classes]  # type: ignore[arg-type]
