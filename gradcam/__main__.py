@@ -1,6 +1,5 @@
 """The command line, `python -m gradcam COMMAND`: flags in; files, sentences and an exit status out."""
 
-import hashlib
 import re
 import shlex
 import sys
@@ -26,6 +25,7 @@ from .cifar10.training import Interrupted, Recipe, train
 from .cifar10.training import Progress as Steps
 from .classifiers import BUNDLED, WEIGHTS, Classifier, available_models, choose_device, load
 from .errors import ModelError
+from .files import sha256
 from .logits import NO_RIVAL
 from .methods import METHODS
 from .pipeline import Inspection, Question, Result
@@ -313,10 +313,7 @@ def _told(result: Result) -> str:
 
 def _identity(path: Path | None) -> dict[str, str] | None:
     """A file's name and what tells whether it is still the same."""
-    if path is None:
-        return None
-    with path.open("rb") as file:
-        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return None if path is None else {"file": str(path), "sha256": sha256(path)}
 
 
 def _with_any_weights(name: str, checkpoint: Path | None) -> tuple[Classifier, str]:

@@ -2,7 +2,6 @@
 
 import difflib
 import fnmatch
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from .checkpoints import check_fit, read_tensors, unprefixed
 from .cifar10 import network as cifar10
 from .errors import ModelError, reason, suggest
+from .files import sha256
 from .labels import distinct, in_order, known_labels, read_labels
 from .logits import class_count, logits_of
 from .networks import check_mode, checked_size, tensor_like, unwrapped
@@ -191,23 +191,24 @@ def available_models(filter: str = "") -> list[str]:
 class Bundled:
     """A model that needs no network connection.
 
-    network: makes the architecture. weights: finds the file of its weights and says what sha256 it must have.
+    network: makes the architecture, for the tensors that it will hold. weights: finds their file and says what sha256
+    it must have.
     labels and config (timm's data configuration): None where timm's own for the architecture are right.
     """
 
-    network: Callable[[], nn.Module]
+    network: Callable[[dict[str, Tensor]], nn.Module]
     weights: Callable[[], tuple[Path, str]]
     labels: tuple[str, ...] | None = None
     config: Mapping[str, Any] | None = None
 
     def load(self) -> nn.Module:
         """Make the network from the file, once its hash is right. Raises ModelError."""
-        path, sha256 = self.weights()
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise ModelError(f"{path.name} is damaged or was changed: its sha256 is not {sha256}. Fetch it again.")
-        model = self.network()
-        names, state = model.state_dict().keys(), read_tensors(path)
+        path, expected = self.weights()
+        if sha256(path) != expected:
+            raise ModelError(f"{path.name} is damaged or was changed: its sha256 is not {expected}. Fetch it again.")
+        state = read_tensors(path)
+        model = self.network(state)
+        names = model.state_dict().keys()
         if names != state.keys():  # the packaged EfficientNet has timm's tensors, in timm's order, under other names
             state = dict(zip(names, state.values(), strict=True))
         check_fit(state, model, type(model).__name__, path)
@@ -240,9 +241,9 @@ def _own_weights(name: str) -> tuple[Path, str]:
 
 
 BUNDLED = {
-    "efficientnet_lite0": Bundled(partial(timm.create_model, "tf_efficientnet_lite0"), _efficientnet_lite0_weights),
+    "efficientnet_lite0": Bundled(lambda _: timm.create_model("tf_efficientnet_lite0"), _efficientnet_lite0_weights),
     "cifar10": Bundled(
-        cifar10.Cifar10Net,
+        cifar10.network_for,
         partial(_own_weights, "cifar10"),
         labels=cifar10.CLASSES,
         # At crop_pct 1, a 32x32 picture goes through as it is.

@@ -1,5 +1,6 @@
-"""Write files so that a half-written one never replaces a good one."""
+"""Write files so that a half-written one never replaces a good one, and tell one file's content from another's."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,3 +26,9 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's content, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -95,6 +95,16 @@ def test_new_weights_replace_the_old_ones(folder: Path, test: Split) -> None:
     assert len(list(folder.iterdir())) == 2
 
 
+def test_a_network_of_another_width_is_saved_and_loaded(folder: Path, test: Split) -> None:
+    narrow = Cifar10Net((8, 16, 24)).eval()
+    row = save(narrow, test, Recipe(), folder=folder, **TOLD)
+    loaded = load("cifar10", device="cpu").model
+    assert loaded.state_dict().keys() == narrow.state_dict().keys()
+    for name, tensor in narrow.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor.half().to(tensor.dtype))
+    assert evaluate(loaded, test).accuracy == row["accuracy"]
+
+
 def test_teachers_and_files_that_were_never_in_use_stay(
     folder: Path, test: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -414,7 +414,7 @@ def test_a_run_is_not_continued_with_other_weights(tmp_path: Path, monkeypatch: 
     path, _ = BUNDLED["efficientnet_lite0"].weights()
     other = replace(BUNDLED["efficientnet_lite0"], weights=lambda: (path, "of another file"))
     monkeypatch.setitem(BUNDLED, "efficientnet_lite0", other)
-    monkeypatch.setattr(main, "load", lambda *_: Classifier(other.network().eval()))
+    monkeypatch.setattr(main, "load", lambda *_: Classifier(other.network({}).eval()))
     result = run("explain", CHEETAH, "--out", tmp_path)
     assert result.exit_code == 2
     assert "other settings (weights '" in result.stderr

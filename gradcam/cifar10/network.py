@@ -130,11 +130,11 @@ class Cifar10Net(nn.Module):
         return self.head((one + twin) / 2)
 
 
-def widths_of(tensors: dict[str, Tensor]) -> tuple[int, int, int]:
-    """Tell the widths of the network that has these tensors; those of today where they have no such names."""
+def network_for(tensors: dict[str, Tensor]) -> Cifar10Net:
+    """A new network as wide as the one that these tensors are of; as wide as today's where they have no such names."""
     first = (tensors.get(f"stage{stage}.widen.0.weight") for stage in (1, 2, 3))
     one, two, three = (today if bank is None else 2 * len(bank) for bank, today in zip(first, WIDTHS, strict=True))
-    return one, two, three
+    return Cifar10Net((one, two, three))
 
 
 @torch.no_grad()

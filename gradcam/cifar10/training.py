@@ -47,7 +47,7 @@ from ..checkpoints import check_fit, read_tensors
 from ..errors import reason
 from ..files import replacing
 from .data import Split
-from .network import CLASSES, Cifar10Net, normalise, start_as, widths_of
+from .network import CLASSES, Cifar10Net, network_for, normalise, start_as
 
 
 class Interrupted(Exception):
@@ -262,7 +262,7 @@ class Training:
 def _trained(path: Path) -> Cifar10Net:
     """The network whose weights `path` holds, in evaluation mode. Raises ModelError when they are not such weights."""
     tensors = read_tensors(path)
-    network = Cifar10Net(widths_of(tensors)).eval()
+    network = network_for(tensors).eval()
     check_fit(tensors, network, "cifar10", path)
     network.load_state_dict(tensors)
     return network

@@ -16,7 +16,7 @@ from ..classifiers import WEIGHTS
 from ..files import replacing
 from .data import Split
 from .evaluation import evaluate
-from .network import Cifar10Net
+from .network import Cifar10Net, network_for
 from .training import Recipe
 
 
@@ -47,7 +47,7 @@ def save(
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
-    saved = Cifar10Net().eval()
+    saved = network_for(state).eval()
     saved.load_state_dict(safetensors.torch.load_file(path))
     measured = evaluate(saved, test)
     before = manifest(folder)
