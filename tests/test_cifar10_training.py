@@ -116,8 +116,25 @@ def test_the_checkpoint_of_another_recipe_is_refused(
 def test_the_checkpoint_of_other_data_is_refused(
     data: Split, whole_run: tuple[dict[str, Tensor], list[Progress], Path]
 ) -> None:
-    with pytest.raises(ValueError, match=r"belongs to another run \(other settings or another number of pictures\)"):
+    with pytest.raises(ValueError, match=r"belongs to another run \(other settings, teachers or number of pictures\)"):
         train((data[0][:20], data[1][:20]), RECIPE, whole_run[2], CPU, ignore)
+
+
+def test_teachers_are_known_by_what_they_hold(data: Split, tmp_path: Path) -> None:
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for path in paths:
+        safetensors.torch.save_file(Cifar10Net((8, 16, 24)).state_dict(), path)
+    run = Training(data, replace(RECIPE, teachers=(str(paths[0]),)), CPU)
+    run.step = 3
+    run.save(tmp_path / "checkpoint.pt")
+    moved = paths[0].rename(tmp_path / "moved.safetensors")
+    again = Training(data, replace(RECIPE, teachers=(str(moved),)), CPU)
+    again.resume(tmp_path / "checkpoint.pt")
+    assert again.step == 3
+    paths[1].rename(paths[0])
+    other = Training(data, replace(RECIPE, teachers=(str(paths[0]),)), CPU)
+    with pytest.raises(ValueError, match=r"belongs to another run \(other settings, teachers or number"):
+        other.resume(tmp_path / "checkpoint.pt")
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:5000], lambda _: b"nothing of the kind", lambda _: b""])

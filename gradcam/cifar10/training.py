@@ -45,7 +45,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..checkpoints import check_fit, read_tensors
 from ..errors import reason
-from ..files import replacing
+from ..files import replacing, sha256
 from .data import Split
 from .network import CLASSES, Cifar10Net, network_for, normalise, start_as
 
@@ -132,6 +132,8 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.network = Cifar10Net().to(device)
         self.teachers = [_trained(Path(file)).to(device) for file in recipe.teachers]
+        settings = asdict(recipe) | {"teachers": tuple(sha256(Path(file)) for file in recipe.teachers)}
+        self.identity = {"recipe": settings, "pictures": len(self.labels)}  # of the run, whoever continues it
         if self.teachers:
             start_as(self.network, self.teachers[0])
         else:
@@ -225,8 +227,7 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Write the checkpoint; a checkpoint that is already there is replaced only by a whole one."""
-        state: dict[str, Any] = {"recipe": asdict(self.recipe), "pictures": len(self.labels)}
-        state |= {"step": self.step, "seconds": self.seconds}
+        state: dict[str, Any] = self.identity | {"step": self.step, "seconds": self.seconds}
         state["network"] = self.network.state_dict()
         state["average"] = self.average.state_dict()
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
@@ -236,10 +237,9 @@ class Training:
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint. Raises ValueError when it is damaged, or of another recipe or data set."""
-        mine = {"recipe": asdict(self.recipe), "pictures": len(self.labels)}
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-            same = all(state[key] == value for key, value in mine.items())
+            same = all(state[key] == value for key, value in self.identity.items())
         except Exception as error:  # on a damaged file torch raises nearly anything
             raise ValueError(
                 f"{path} is damaged or no checkpoint of this training ({reason(error)}); "
@@ -247,7 +247,7 @@ class Training:
             ) from error
         if not same:
             raise ValueError(
-                f"{path} belongs to another run (other settings or another number of pictures); "
+                f"{path} belongs to another run (other settings, teachers or number of pictures); "
                 "give the settings it was started with, or another --run folder."
             )
         self.step, self.seconds = state["step"], state["seconds"]
