@@ -1,7 +1,9 @@
 import argparse
 import hashlib
 import http.server
+import itertools
 import json
+import random
 import re
 import shutil
 import threading
@@ -15,7 +17,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import ImageNetInfo
 from timm.models import save_for_hf
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from gradcam.cifar10.network import CLASSES, Cifar10Net, normalise
 from gradcam.classifiers import BUNDLED, Classifier, ModelError, available_models, load
 from gradcam.images import Framing, framing_of
 from gradcam.labels import imagenet_labels
+from gradcam.preprocessing import framed
 
 SUBSETS = ("imagenet-1k", "imagenet-12k", "imagenet-22k", "imagenet-21k-goog", "imagenet-21k-miil", "imagenet-22k-ms")
 PICTURES = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -668,6 +671,31 @@ def test_a_random_preprocess_is_told() -> None:
         Classifier(Cifar10Net().eval(), preprocess=steps)
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [random.random, np.random.random, lambda: torch.rand(1)],
+    ids=["Python's", "NumPy's", "torch's"],
+)
+def test_a_preprocess_that_draws_at_random_is_watched_for_longer(draw: Callable[..., object]) -> None:
+    calls = itertools.count()
+
+    def rarely_another(picture: Image.Image) -> Tensor:
+        draw()
+        return torch.full((3, 8, 8), float(next(calls) == 40))
+
+    with pytest.raises(ModelError, match="take out what is random"):
+        framed(rarely_another)
+
+
+def test_a_preprocess_that_draws_nothing_is_tried_a_few_times() -> None:
+    calls = itertools.count()
+
+    def another_at_the_ninth(_: Image.Image) -> Tensor:
+        return torch.full((3, 8, 8), float(next(calls) >= 8))
+
+    framed(another_at_the_ninth)
+
+
 def test_framing_given_by_the_preprocessing_is_kept() -> None:
     framing = Framing((300, 200), (1, 2, 3, 4))
     classifier = Classifier(small_network().eval(), preprocess=lambda picture: (torch.ones(3, 40, 50), framing))
@@ -792,6 +820,8 @@ def test_measured_framing_is_the_one_that_timm_documents(
         ([transforms.Grayscale(3), transforms.Resize((64, 64))], (0, 0, 300, 200)),
         ([transforms.CenterCrop(100)], (100, 50, 200, 150)),
         ([transforms.Pad((0, 50), fill=7), transforms.Resize((64, 64))], (0, -50, 300, 250)),
+        ([transforms.Pad((0, 50)), transforms.Resize((230, 230))], (0, -50, 300, 250)),
+        ([transforms.Lambda(ImageOps.invert), transforms.CenterCrop(100)], (100, 50, 200, 150)),
     ],
 )
 def test_measured_framing_of_other_geometries(steps: list[object], box: tuple[float, float, float, float]) -> None:
@@ -814,6 +844,10 @@ def test_measured_framing_of_a_whole_picture_is_exact() -> None:
         transforms.RandomRotation((20, 20)),
         transforms.Lambda(lambda picture: picture.transpose(Image.Transpose.ROTATE_90)),
         transforms.Lambda(lambda picture: Image.new("RGB", picture.size)),
+        transforms.Lambda(ImageOps.autocontrast),
+        transforms.Lambda(ImageOps.equalize),
+        transforms.Compose([transforms.CenterCrop(100), transforms.Lambda(ImageOps.autocontrast)]),
+        transforms.Compose([transforms.CenterCrop(100), transforms.Lambda(ImageOps.equalize)]),
     ],
 )
 def test_geometries_that_cannot_be_measured_are_refused(step: nn.Module) -> None:
