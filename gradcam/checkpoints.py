@@ -16,7 +16,7 @@ from .errors import ModelError, reason
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The one network in a file, as a state dict. Reads tensors only: nothing in the file is executed."""
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             content = safetensors.torch.load_file(path)
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):  # timm's own checkpoints hold their arguments

@@ -18,7 +18,7 @@ def read_labels(path: Path) -> list[str]:
     """The names in a file, one a line or as .json. Raises ModelError."""
     try:
         text = path.read_text("utf-8-sig")
-        if path.suffix != ".json":
+        if path.suffix.lower() != ".json":
             return [line.strip() for line in text.splitlines() if line.strip()]
         return in_order(json.loads(text))
     except OSError as error:

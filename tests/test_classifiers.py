@@ -63,7 +63,7 @@ def resnet() -> nn.Module:
 def save(tmp_path: Path) -> Callable[..., Path]:
     def save(content: object, suffix: str = ".pth") -> Path:
         path = tmp_path / f"my{suffix}"
-        safetensors.torch.save_file(content, path) if suffix == ".safetensors" else torch.save(content, path)
+        safetensors.torch.save_file(content, path) if "safe" in suffix.lower() else torch.save(content, path)
         return path
 
     return save
@@ -357,9 +357,10 @@ def test_checkpoints_are_unwrapped(resnet: nn.Module, save: Callable[..., Path],
     assert classifier.input_size == (3, 160, 160)
 
 
+@pytest.mark.parametrize("ending", [".safetensors", ".SafeTensors"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_safetensors_checkpoints(resnet: nn.Module, save: Callable[..., Path], prefix: str) -> None:
-    path = save(prefixed(resnet.state_dict(), prefix), ".safetensors")
+def test_safetensors_checkpoints(resnet: nn.Module, save: Callable[..., Path], prefix: str, ending: str) -> None:
+    path = save(prefixed(resnet.state_dict(), prefix), ending)
     classifier = load("test_resnet", str(path), labels=list("abcde"), device="cpu")
     torch.testing.assert_close(logits_of(classifier.model), logits_of(resnet), rtol=0, atol=0)
     assert classifier.labels == ("a", "b", "c", "d", "e")
@@ -498,6 +499,7 @@ def test_checkpoint_with_one_layer_lost(resnet: nn.Module, save: Callable[..., P
         ("names.txt", "\ufeff\r\nant\r\n\r\n  bee \r\ncat\r\ndog\r\nelk\r\n\r\n"),
         ("names.json", '["ant", "bee", "cat", "dog", "elk"]'),
         ("names.json", '\ufeff{"4": "elk", "0": "ant", "1": "bee", "2": "cat", "3": "dog"}'),
+        ("NAMES.JSON", '["ant", "bee", "cat", "dog", "elk"]'),
         ("names.json", '{"elk": 4, "ant": 0, "bee": 1, "cat": 2, "dog": 3}'),
     ],
 )
