@@ -106,6 +106,11 @@ def test_an_argument_that_the_model_has_no_use_for_is_told(model: Any, given: st
         gradcam.launch(model, **{given: "anything"}, block=False)
 
 
+def test_labels_and_preprocess_cannot_be_mixed_up() -> None:
+    with pytest.raises(TypeError, match="takes from 0 to 1 positional arguments but 2 were given"):
+        gradcam.launch(nn.Identity(), ["cat", "dog"])  # type: ignore[misc]
+
+
 def test_a_preprocess_that_takes_no_small_pictures_is_served() -> None:
     def squared(picture: Image.Image) -> torch.Tensor:
         if min(picture.size) < 100:

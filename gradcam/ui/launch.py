@@ -30,9 +30,9 @@ NO_LINK = "A share link could not be had (is there a network connection?); the p
 
 def launch(
     model: nn.Module | Classifier | str | None = None,
-    preprocess: Callable[[Image.Image], Any] | None = None,
-    labels: str | Path | Sequence[str] | Mapping[int, str] | None = None,
     *,
+    labels: str | Path | Sequence[str] | Mapping[int, str] | None = None,
+    preprocess: Callable[[Image.Image], Any] | None = None,
     checkpoint: str | Path | None = None,
     device: str | None = None,
     host: str | None = None,
