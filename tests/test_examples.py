@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
+import app
 import gradcam
+from gradcam import Classifier
 from gradcam.cifar10 import data
 from gradcam.cifar10.data import DataError
 from gradcam.cifar10.network import CLASSES
@@ -72,6 +74,38 @@ def test_the_surest_answers_of_the_network_right_and_wrong(folder: Path) -> None
     assert (examples.find(copy), examples.truth(copy)) == (None, "")
     copy.unlink()  # as the schedule does, below a page that was left open
     assert (examples.find(copy), examples.truth(copy)) == (None, "")
+
+
+def test_a_wrong_data_folder_is_told_at_the_start_and_never_to_a_visitor(
+    folder: Path, opened: Callable[[gr.Blocks], Page]
+) -> None:
+    blocks = page.build(Models(public=True), folder)
+    large = folder / "test" / "ship" / "large.png"
+    Image.new("RGB", (64, 64)).save(large)
+    sentence = re.escape(f"{large} is 64x64 pixels; CIFAR-10 pictures are 32x32. Scale it down or remove it.")
+    with pytest.raises(SystemExit, match=f"^{sentence}$"):
+        app.main(data=folder)
+    visitor = opened(blocks)
+    choose(visitor, "Model", "cifar10")
+    expect(visitor.locator("#examples .small").first).to_have_text("Test pictures, recognised")
+    expect(visitor.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_network_of_the_same_name_brings_no_test_pictures_of_ours(
+    folder: Path, opened: Callable[[gr.Blocks], Page]
+) -> None:
+    own = Classifier(gradcam.load("cifar10").model, [f"class {i}" for i in range(10)], name="cifar10")
+    models = Models(own)
+    assert not Examples([], models, folder).belong_to("cifar10")
+    assert Examples([], Models(), folder).belong_to("cifar10")
+    visitor = opened(page.build(models, folder))
+    choose(visitor, "Model", "efficientnet_lite0")
+    choose(visitor, "Model", "cifar10")
+    expect(visitor.get_by_role("combobox", name="Model")).to_have_value("cifar10")
+    names(visitor).nth(1).click()
+    expect(visitor.locator("#facts")).to_contain_text("class")
+    expect(names(visitor)).to_have_text([""] * 4)
+    expect(visitor.locator("#examples .small")).to_have_count(0)
 
 
 def test_without_the_data_set_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

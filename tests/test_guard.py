@@ -25,8 +25,9 @@ from test_bad_input import encoded
 
 from gradcam.errors import ModelError
 from gradcam.explainer import ForwardPass
+from gradcam.targets import Target
 from gradcam.ui import guard
-from gradcam.ui.models import Models
+from gradcam.ui.models import Loaded, Models
 from gradcam.ui.rail import EXAMPLES
 
 
@@ -180,6 +181,26 @@ def test_passes_at_earlier_layers_are_kept_for_the_latest_picture_only() -> None
     loaded.see(lion, "stage1")
     assert loaded.see(cheetah) is whole
     assert loaded.see(cheetah, "stage1") is not early
+
+
+def test_stages_are_found_once_for_each_model_and_hold_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (Loaded(Models().get("cifar10").classifier) for _ in range(2))
+    begun: list[Loaded] = []
+    go, find = threading.Event(), Loaded.find_stages
+
+    def slow(loaded: Loaded) -> list[Target]:
+        begun.append(loaded)
+        assert loaded is second or go.wait(60)
+        return find(loaded)
+
+    monkeypatch.setattr(Loaded, "find_stages", slow)
+    with ThreadPoolExecutor(3) as visitors:
+        both = [visitors.submit(lambda: first.stages) for _ in range(2)]
+        until(lambda: begun == [first])
+        assert visitors.submit(lambda: second.stages).result(60) == find(second)
+        go.set()
+        assert both[0].result(60) is both[1].result(60)
+    assert begun == [first, second]
 
 
 def test_the_server_outlives_an_upload_cut_short(served: Served, visitor: Visitor) -> None:

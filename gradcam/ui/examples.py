@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..cifar10.data import DataError, picture_paths, read_split
+from ..cifar10.data import DataError, read_split
 from ..cifar10.evaluation import batches
 from ..cifar10.figures import first_of_each, most_confident
 from ..cifar10.network import CLASSES
@@ -34,14 +34,14 @@ class Example(NamedTuple):
 class Examples:
     """Photographs, and CIFAR-10's test pictures where that is on this machine.
 
-    data: a folder with `test/<class>/*` pictures; None for torchvision's download. Raises DataError.
+    data: a folder with `test/<class>/*` pictures, read now and never again: what is wrong with it is for the owner to
+    know, and no visitor. None for torchvision's download. Raises DataError.
     """
 
     def __init__(self, photographs: list[Path], models: Models, data: Path | None = None) -> None:
-        if data:
-            picture_paths(data / "test")
         self.photographs = [Example(path) for path in photographs]
-        self._models, self._data = models, data
+        self._models = models
+        self._split = read_split("test", data, EVERY) if data else None
         self._tests: list[Example] = []
         self._lock = Lock()
         self._folder = Path(mkdtemp(prefix="gradcam-"))
@@ -52,6 +52,10 @@ class Examples:
         """Those known so far."""
         return [*self.photographs, *self._tests]
 
+    def belong_to(self, model: str) -> bool:
+        """Whether CIFAR-10's test pictures are those of the model of that name: our own, and none that is called so."""
+        return model == NETWORK and not self._models.is_own(model)
+
     def tests(self, download: bool = False) -> list[Example]:
         """CIFAR-10's test pictures of which our network is surest, rightly and wrongly; at most one a class of each.
 
@@ -60,9 +64,9 @@ class Examples:
         with self._lock:
             if not self._tests:
                 try:
-                    pictures, labels = read_split("test", self._data, EVERY, download)
+                    pictures, labels = self._split or read_split("test", None, EVERY, download)
                 except DataError:
-                    if self._data or download:
+                    if download:
                         raise
                     return []
                 network = self._models.get(NETWORK).classifier.model

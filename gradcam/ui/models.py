@@ -75,15 +75,23 @@ class Loaded:
     def __init__(self, classifier: Classifier, target: Target | None = None) -> None:
         self.classifier, self.target = classifier, target
         self._seen: OrderedDict[tuple[Path, str | None], Seen] = OrderedDict()
-        self._lock = Lock()
+        self._stages: list[Target] | None = None
+        self._lock, self._finding = Lock(), Lock()
 
     def inspect(self, picture: Path, layer: str | None) -> Inspection:
         """Run the network. Raises PictureError, TargetError."""
         return Inspection(picture, self.classifier, layer)
 
-    @cached_property
+    @property
     def stages(self) -> list[Target]:
         """The layer on each grid that a picture passes through, the largest first."""
+        with self._finding:  # a cached_property has one lock for all models, or from Python 3.12 on none
+            if self._stages is None:
+                self._stages = self.find_stages()
+            return self._stages
+
+    def find_stages(self) -> list[Target]:
+        """As `stages`, found anew."""
         return find_stages(self.classifier.model, self.classifier.input_size)
 
     def see(self, picture: Path, layer: str | None = None) -> Seen:
@@ -145,7 +153,7 @@ class Models:
 
     def get(self, name: str) -> Loaded:
         """The classifier of that name, loaded if need be. Raises ModelError."""
-        if self._own and name == self._own.classifier.name:
+        if self._own and self.is_own(name):
             return self._own
         if self.public and name not in self.names:
             raise ModelError(f"There is no model {name[:80]!r} here: choose one of {', '.join(self.names)}.")
@@ -166,7 +174,11 @@ class Models:
 
     def code(self, name: str) -> str:
         """The Python that makes a classifier."""
-        return self._own_code if self._own and name == self._own.classifier.name else f"load({name!r})"
+        return self._own_code if self.is_own(name) else f"load({name!r})"
+
+    def is_own(self, name: str) -> bool:
+        """Whether that is the user's own classifier, be it called as one of ours."""
+        return self._own is not None and name == self._own.classifier.name
 
     def _find(self, name: str) -> Loaded | None:
         with self._lock:

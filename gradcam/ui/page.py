@@ -7,7 +7,6 @@ import gradio as gr
 
 from ..methods import METHODS
 from . import api, compare, explain, guard, two_models
-from .examples import NETWORK
 from .models import Models
 from .rail import QUIET, Rail, Updates
 from .rail import build as build_rail
@@ -54,7 +53,7 @@ def build(models: Models, data: Path | None = None) -> gr.Blocks:
 def _restore(rail: Rail, models: Models, query: dict[str, str]) -> Updates:
     """Bring back what a link asks of the rail: ?picture=lion&model=...&class=...&rival=...&method=...&layer=..."""
     method, picture = query.get("method"), query.get("picture")
-    if query.get("model", models.default) == NETWORK:
+    if rail.examples.belong_to(query.get("model", models.default)):
         rail.examples.tests()
     found = next((str(example.path) for example in rail.examples.all if example.path.stem == picture), gr.skip())
     return {

@@ -5,7 +5,7 @@ question runs the network anew. The server itself uses neither CUDA nor autograd
 """
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,7 @@ class Lent(Loaded):
         """Run the network."""
         return LentInspection(picture, self.classifier, layer, self._call)
 
-    @cached_property
-    def stages(self) -> list[Target]:
+    def find_stages(self) -> list[Target]:
         """The layer on each grid that a picture passes through, the largest first."""
         stages: list[Target] = self._call(_stages)
         return stages
