@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Page, expect
-from test_page import LATER, LION, Visit, answers, upload
+from test_page import LATER, LION, Visit, answers, choose, upload
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.queueing")
 
@@ -175,6 +175,29 @@ def test_all_of_it_by_keyboard(page: Page) -> None:
     page.keyboard.type("tiger cat")
     press("Enter")
     expect(titles.nth(1)).to_have_text("tiger cat")
+
+
+def test_a_list_that_is_left_closes(page: Page) -> None:
+    model = page.get_by_role("combobox", name="Model")
+    for key in ("Tab", "Shift+Tab"):
+        model.focus()
+        expect(page.get_by_role("option")).to_have_count(2)
+        page.keyboard.press(key)
+        expect(model).not_to_be_focused()
+        expect(page.get_by_role("option")).to_have_count(0)
+
+
+def test_answers_are_read_out(visit: Visit) -> None:
+    page = visit()
+    status = page.get_by_role("status").filter(has_text="evidence")
+    page.locator("#spoken [role=status]").wait_for(state="attached")  # before it has anything to say
+    page.get_by_role("button", name="Example: lion").click()
+    expect(status).to_have_text("lion 89.7 %, evidence for it at bn2")
+    page.get_by_role("button", name="Method and layer").click()
+    choose(page, "Method", "What speaks against")
+    expect(status).to_have_text("lion 89.7 %, evidence against it at bn2")
+    page.get_by_role("button", name="Remove Image").click()
+    expect(status).to_have_count(0)
 
 
 def test_everything_has_a_name(visit: Visit) -> None:

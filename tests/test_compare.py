@@ -75,10 +75,10 @@ def test_two_classes_and_their_difference_from_one_pass(page: Page, served: Serv
 def test_a_class_is_not_compared_with_itself(visit: Callable[..., Page]) -> None:
     page = visit("?picture=lion")
     compare(page)
-    expect(page.locator("#compare img")).to_have_count(4)
+    expect(page.locator("#compare .panels img")).to_have_count(4)
     choose(page, "and not that", "lion")
     expect(page.get_by_text("Choose two different classes.")).to_be_visible()
-    expect(page.locator("#compare img")).to_have_count(0)
+    expect(page.locator("#compare .panels img")).to_have_count(0)
 
 
 def test_cifar10_and_small_pictures(page: Page, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_cifar10_and_small_pictures(page: Page, tmp_path: Path) -> None:
     small = Image.effect_mandelbrot((32, 32), (-2, -1.5, 1, 1.5), 40).convert("RGB")
     small.save(tmp_path / "small.png")
     upload(page, tmp_path / "small.png")
-    expect(page.locator("#compare img")).to_have_count(4)
+    expect(page.locator("#compare .panels img")).to_have_count(4)
     choose(page, "Model", "cifar10")
     expect(page.locator("#what .small")).to_contain_text(
         "32 × 32 pixels and knows 10 classes. Whatever the picture shows"
@@ -178,7 +178,7 @@ def copied(page: Page) -> str:
 def test_a_link_brings_back_two_classes(visit: Callable[..., Page], served: Served) -> None:
     page = visit("?picture=lion")
     compare(page)
-    expect(page.locator("#compare img")).to_have_count(4)
+    expect(page.locator("#compare .panels img")).to_have_count(4)
     choose(page, "Why this", "chow")
     choose(page, "and not that", "tiger")
     titles = ["chow", "tiger", "chow rather than tiger", "Against chow"]
@@ -218,7 +218,16 @@ def test_what_a_link_gets_wrong_is_told_or_left_aside(visit: Callable[..., Page]
     compare(page)
     alert = page.locator("#main").get_by_role("alert")
     expect(alert).to_contain_text("efficientnet_lite0 has no class 'tigr'; did you mean tiger")
-    expect(page.locator("#compare img")).to_have_count(4)
+    expect(page.locator("#compare .panels img")).to_have_count(4)
+    before = str(page.locator("#compare .panels img").first.get_attribute("src"))
+    page.get_by_role("tab", name="Explain").click()
+    page.get_by_label("Map only").check()
+    compare(page)
+    expect(page.locator("#compare .panels img").first).not_to_have_attribute("src", before)
+    expect(alert).to_contain_text("no class 'tigr'")  # until something else is asked
+    choose(page, "and not that", "tiger cat")
+    expect(page.locator("#compare figcaption b").nth(1)).to_have_text("tiger cat")
+    expect(alert).to_have_count(0)
     compare_models(page)
     expect(alert).to_contain_text("There is no model 'resnet1'; did you mean ")
 

@@ -288,16 +288,96 @@ DROP = """element => {
 def test_a_picture_is_pasted_or_dropped_anywhere(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.evaluate(PICTURE, f"data:image/jpeg;base64,{base64.b64encode(LION.read_bytes()).decode()}")
-    for arrives in (
-        lambda: page.keyboard.press("Control+V"),
-        lambda: page.get_by_role("button", name="Paste from clipboard").click(),
-        lambda: page.locator(".empty").evaluate(DROP),
-    ):
-        arrives()
-        expect(page.locator(".comparison .evidence")).to_have_attribute("alt", "Where the evidence for lion is")
-        page.get_by_role("button", name="Remove Image").click()
-        page.locator(".empty").wait_for()
-        page.get_by_role("button", name="Upload file").click()
+    expect(page.get_by_role("button", name="Paste from clipboard")).to_have_count(0)  # it took nothing else any more
+    for source in ("Upload file", "Capture from camera"):
+        page.get_by_role("button", name=source).click()
+        for arrives in (
+            lambda: page.keyboard.press("Control+V"),
+            lambda: page.locator("h1").evaluate(DROP),
+            lambda: page.locator("#picture .image-container").evaluate(DROP),
+        ):
+            arrives()
+            expect(page.locator(".comparison .evidence")).to_have_attribute("alt", "Where the evidence for lion is")
+            page.get_by_role("button", name="Remove Image").click()
+            page.get_by_text("What does the network believe").wait_for()
+            expect(page.locator(".pending")).to_have_count(0)
+
+
+WATCH = """() => {
+    window.gone = 0
+    const watch = () => { window.gone += !document.querySelector('#comparison').checkVisibility() }
+    new MutationObserver(watch).observe(document, { childList: true, subtree: true, attributes: true })
+}"""
+
+
+def test_a_file_that_is_refused_leaves_the_page_as_it_was(visit: Visit) -> None:
+    page = visit("?picture=lion")
+    large, shown = page.locator(".comparison .evidence"), page.locator("#picture img")
+    expect(large).to_have_attribute("alt", "Where the evidence for lion is")
+    page.evaluate(WATCH)
+    for place in ("h1", "#picture .image-container"):
+        for name, content, sentence in (
+            (
+                "a.svg",
+                "'<svg xmlns=\"http://www.w3.org/2000/svg\"/>'",
+                "The file 'a.svg' is not a picture of a known format",
+            ),
+            ("big.jpg", "new Uint8Array(2 ** 25 + 1)", "The picture has more than the 32 MB that are accepted"),
+        ):
+            page.evaluate(f"window.picture = new File([{content}], '{name}', {{ type: 'image/svg+xml' }})")
+            page.locator(place).evaluate(DROP)
+            expect(page.get_by_role("alert")).to_contain_text(sentence)
+            expect(shown).to_have_attribute("src", re.compile("lion.jpg"))
+            page.locator(".answer").nth(1).click()
+            expect(page.get_by_role("alert")).to_have_count(0)
+            page.locator(".answer").nth(0).click()
+            expect(large).to_have_attribute("alt", "Where the evidence for lion is")
+    assert page.evaluate("window.gone") == 0
+    assert page.url.endswith("?picture=lion&model=efficientnet_lite0&class=lion&method=gradcam")
+
+
+def test_a_list_is_searched_by_a_click_and_typing(visit: Visit) -> None:
+    page = visit("?picture=lion")
+    large = page.locator(".comparison .evidence")
+    expect(large).to_have_attribute("alt", "Where the evidence for lion is")
+    for name in ("teapot", "tiger cat"):
+        page.get_by_role("combobox", name="Any class").click()
+        page.keyboard.type(name)
+        expect(page.get_by_role("option")).to_have_count(1)
+        page.keyboard.press("Enter")
+        expect(large).to_have_attribute("alt", f"Where the evidence for {name} is")
+
+
+def test_an_uploaded_picture_leaves_no_class_in_the_address(page: Page) -> None:
+    upload(page, CHEETAH.with_name("cheetah1.jpg"))
+    page.locator(".answer").nth(1).click()
+    page.get_by_role("tab", name="Why this and not that").click()
+    page.wait_for_url("**/?model=efficientnet_lite0&method=gradcam&tab=compare")
+    page.reload()
+    upload(page, LION)
+    expect(page.locator("#compare figcaption b").first).to_have_text("lion")
+
+
+def test_maps_against_a_class_are_called_so(visit: Visit) -> None:
+    page = visit("?picture=cheetah&class=jaguar&method=counterfactual")
+    large = page.locator(".comparison .evidence")
+    expect(large).to_have_attribute("alt", "Where the evidence against jaguar is")
+    expect(page.locator(".hint")).to_contain_text("The evidence against “jaguar” is weak: at most 6.")
+    page.get_by_label("Own scale").check()
+    expect(page.locator(".legend")).to_contain_text("strongest against this class")
+
+
+@pytest.mark.parametrize("width", [2560, 1440, 390, 360])
+def test_the_page_fits_its_window(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    expect(page.get_by_role("tab", name="Two models")).to_be_visible()
+    header, rail = (page.locator(part).bounding_box() for part in ("#header", "#rail"))
+    assert header is not None
+    assert rail is not None
+    margin = {2560: (2560 - 1680) / 2 + 28, 1440: 28}.get(width, 16)
+    assert (header["x"], header["x"] + header["width"]) == (margin, width - margin)
+    assert rail["x"] == margin
+    assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_a_picture_from_the_camera(page: Page) -> None:
@@ -356,7 +436,7 @@ def test_a_picture_of_a_few_pixels_is_large_and_crisp(visit: Visit, tmp_path: Pa
 
 def test_the_legend_says_what_the_colours_mean(visit: Visit) -> None:
     page = visit("?picture=lion")
-    legend = page.locator(".legend")
+    legend = page.locator("#large .legend")
     expect(legend).to_contain_text("nonestrongest shown")
     expect(legend).to_contain_text("Grey: not seen by the network")
     bar = pixels(legend.locator("img"))
@@ -364,6 +444,9 @@ def test_the_legend_says_what_the_colours_mean(visit: Visit) -> None:
     assert np.abs(bar.astype(int) - expected).max() <= 24  # JPEG
     page.get_by_label("Own scale").check()
     expect(legend).to_contain_text("strongest for this class")
+    page.get_by_role("tab", name="Why this and not that").click()
+    expect(page.locator("#compare .legend")).to_have_text("nonefull scaleGrey: not seen by the network")
+    assert (pixels(page.locator("#compare .legend img")) == bar).all()
 
 
 def test_the_slider_stays_and_the_scale_and_contour_are_as_said(visit: Visit) -> None:
@@ -401,12 +484,12 @@ def test_the_slider_stays_and_the_scale_and_contour_are_as_said(visit: Visit) ->
 def test_a_link_brings_the_state_back(visit: Visit) -> None:
     page = visit("?picture=lion&class=tiger&method=counterfactual")
     large = page.locator(".comparison .evidence")
-    expect(large).to_have_attribute("alt", "Where the evidence for tiger is")
+    expect(large).to_have_attribute("alt", "Where the evidence against tiger is")
     page.get_by_role("button", name="Method and layer").click()
     expect(page.get_by_role("combobox", name="Method")).to_have_value("What speaks against the class")
     expect(page.get_by_role("combobox", name="Layer")).to_have_value("Automatic: bn2")
     page.locator(".answer").nth(0).click()
-    expect(large).to_have_attribute("alt", "Where the evidence for lion is")
+    expect(large).to_have_attribute("alt", "Where the evidence against lion is")
     page.wait_for_url(re.compile(r"/\?picture=lion&model=efficientnet_lite0&class=lion&method=counterfactual$"))
     page.get_by_role("button", name="Remove Image").click()
     expect(page).to_have_url(re.compile(r"/$"))

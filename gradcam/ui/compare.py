@@ -1,6 +1,6 @@
 """The tab "Why this and not that": two classes beside each other, and what speaks for one rather than the other."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -19,6 +19,15 @@ SCALES = (
 OWN_SCALES = "For “{}”, each map on its own scale, since the methods measure in different units: compare places."
 
 
+class Asked(NamedTuple):
+    """The question that was answered last, and what was wrong with the link that brought it."""
+
+    subject: Subject
+    this: int
+    that: int
+    problem: str
+
+
 def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: list[gr.Tab]) -> None:
     """Place the tab here. Nothing is computed while one of the others is open."""
     with gr.Row(elem_classes="question"):
@@ -29,10 +38,10 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
     panels = gr.HTML(markup.small(EMPTY), apply_default_css=False, elem_id="compare")
     with gr.Accordion("All methods", open=False) as folded:
         grid = gr.HTML(apply_default_css=False, elem_id="methods")
-    compared = gr.State()  # the Subject whose classes are to choose from
+    compared = gr.State()  # Asked, or None
 
     def show(
-        subject: Subject | None, before: Subject | None, this: int, that: int, wanted: str | None, *look: Any
+        subject: Subject | None, asked: Asked | None, this: int, that: int, wanted: str | None, *look: Any
     ) -> Updates:
         if subject is None:
             nothing = gr.update(choices=[], value=None)
@@ -40,8 +49,8 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
             return {class_: nothing, rival: nothing, compared: None, hint: "", panels: empty, link: ""}
         seen, problem = subject.seen(models), ""
         truth = rail.examples.truth(subject.picture)
-        updates: Updates = {compared: subject}
-        if before is None or subject[:2] != before[:2]:
+        updates: Updates = {}
+        if asked is None or subject[:2] != asked.subject[:2]:
             listed = choices(seen)
             this, that = subject.class_, _rival(seen, subject.class_, truth)
             if wanted is not None:
@@ -51,9 +60,12 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
                     problem = str(error)
             updates |= {class_: gr.update(choices=listed, value=this), rival: gr.update(choices=listed, value=that)}
             updates |= {rail.rival: None}
-        elif subject.class_ != before.class_:  # the tabs speak about one class
+        elif subject.class_ != asked.subject.class_:  # the tabs speak about one class
             this, that = subject.class_, this if that == subject.class_ else that
             updates |= {class_: this, rival: that}
+        elif (subject, this, that) == asked[:3]:  # only its look is another
+            problem = asked.problem
+        updates[compared] = Asked(subject, this, that, problem)
         if this == that:
             return updates | {hint: markup.notice("Choose two different classes.", "hint"), panels: "", link: ""}
         drawn, advice = _panels(seen, subject, this, that, truth, Look(*look))
@@ -64,24 +76,24 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
             link: save.link(rail, seen, subject._replace(class_=this), tab="compare", rival=label),
         }
 
-    def show_methods(subject: Subject | None, this: int, *look: Any) -> Updates:
-        if subject is None:
+    def show_methods(asked: Asked | None, *look: Any) -> Updates:
+        if asked is None:
             return {grid: ""}
-        seen, chosen = subject.seen(models), Look(*look)
+        seen, this, chosen = asked.subject.seen(models), asked.this, Look(*look)
         label, figures = seen.inspection.classifier.labels[this], []
         for method in METHODS:
             saliency = seen.inspection.explain(this, method).map(this)
             figures.append((chosen.draw(*seen.thumbnail, saliency, None), method_title(method), ""))
         return {grid: markup.small(OWN_SCALES.format(label)) + markup.panels(figures)}
 
-    asked = [rail.subject, compared, class_, rival, rail.rival, *looks]
+    inputs = [rail.subject, compared, class_, rival, rail.rival, *looks]
     outputs = [compared, class_, rival, rail.rival, hint, panels, link]
     triggers = [rail.subject.change, class_.input, rival.input, *(widget.change for widget in looks)]
     closes = [other.select for other in others]
-    shown = rail.while_open([tab.select], closes, show, asked, outputs, triggers)
-    triggers = [compared.change, class_.input, *(widget.change for widget in looks)]
-    asked = [compared, class_, *looks]
-    rail.while_open([folded.expand], [folded.collapse], show_methods, asked, [grid], triggers, within=shown)
+    shown = rail.while_open([tab.select], closes, show, inputs, outputs, triggers)
+    triggers = [compared.change, *(widget.change for widget in looks)]
+    inputs = [compared, *looks]
+    rail.while_open([folded.expand], [folded.collapse], show_methods, inputs, [grid], triggers, within=shown)
 
 
 def _rival(seen: Seen, class_: int, truth: str) -> int:
@@ -121,4 +133,5 @@ def _panels(seen: Seen, subject: Subject, this: int, that: int, truth: str, look
     advice = ""
     if difference.max() <= 0:
         advice = f"Nothing at {seen.inspection.target.layer} speaks for “{labels[this]}” rather than “{labels[that]}”."
-    return markup.panels(figures) + markup.small(SCALES.format(labels[this])), advice
+    legend = markup.legend(look.bar, "full scale", seen.screen[1].cropped)
+    return markup.panels(figures) + legend + markup.small(SCALES.format(labels[this])), advice

@@ -15,13 +15,15 @@ from .rail import AUTOMATIC, QUIET, Rail, Subject, Updates, uploaded
 EMPTY = """
 <div class="empty">
   <h2>What does the network believe, and where is the evidence?</h2>
-  <p>Drop a photograph, paste one, or start with an example.<br>It stays on the machine that serves this page.</p>
+  <p>Drop a photograph, paste one, or start with an example. <br>It stays on the machine that serves this page.</p>
 </div>
 """
 WEAK = 0.15  # of the strongest evidence shown
 # What is chosen, and how many times something was.
 CLICKED = "times => [Number(document.querySelector('#answers [data-chosen]').dataset.chosen), times + 1]"
 CHOSEN = "(times, chosen) => [chosen, times + 1]"
+ARRIVED = "(picture, refusals, path) => picture ? `${refusals} ${picture.path}` : path"
+REMOVED = "() => { history.replaceState(null, '', location.pathname); return '' }"  # the address led to the picture
 
 
 class Asked(NamedTuple):
@@ -44,6 +46,7 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
     with gr.Row(elem_id="explain", visible=False) as results:
         with gr.Column(elem_id="large"):
             comparison = gr.HTML(js_on_load=markup.SLIDE, apply_default_css=False, elem_id="comparison")
+            legend = gr.HTML(apply_default_css=False)
             hint = gr.HTML(apply_default_css=False)
         with gr.Column(elem_id="classes"):
             answers = gr.HTML(js_on_load=markup.CHOOSE, apply_default_css=False, elem_id="answers")
@@ -54,6 +57,7 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
             saved = save.build(rail, models, looks)
             stages.build(rail, models, looks)
 
+    spoken = gr.HTML(js_on_load=markup.SPEAK, apply_default_css=False, elem_id="spoken")
     # Apart from the list, which is long: of what a question is about the browser makes copies.
     chosen_class = gr.Number(None, visible=False)
 
@@ -72,25 +76,30 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
             for index in shown
         ]
         large = result.map(subject.class_)
-        strongest = "strongest for this class" if look.own_scale else "strongest shown"
+        strongest = f"strongest {subject.side} this class" if look.own_scale else "strongest shown"
         drawn = look.draw(*seen.screen, large, None if look.own_scale else result.full)
         return saved.updates(subject, look) | {
             rail.subject: subject,
             rail.notice: markup.notice(),
-            comparison: markup.comparison(seen.url, drawn, f"Where the evidence for {labels[subject.class_]} is"),
+            comparison: markup.comparison(
+                seen.url, drawn, f"Where the evidence {subject.side} {labels[subject.class_]} is"
+            ),
+            legend: markup.legend(look.bar, strongest, seen.screen[1].cropped),
             hint: markup.notice(_advice(seen, subject, float(large.max()), result.full), "hint"),
             answers: markup.answers(classes, subject.class_),
-            facts: markup.legend(look.bar, strongest, seen.screen[1].cropped)
-            + markup.facts(_facts(seen, subject, rail.examples.truth(subject.picture))),
+            facts: markup.facts(_facts(seen, subject, rail.examples.truth(subject.picture))),
+            spoken: markup.spoken(_spoken(seen, subject)),
         }
 
     def ask(restored: list[Path], asked: Asked) -> Updates:
         """What everything that can be chosen, as it stands now, comes to."""
         path, model, layer, before = uploaded(asked.picture), asked.model, asked.layer, asked.before
-        if restored == [path]:
-            restored.clear()
-            return {rail.notice: gr.skip()}
+        named = None if layer == AUTOMATIC else layer
+        # Unless something else was chosen meanwhile.
+        again = restored == [path] and (path, model, named, asked.method, asked.class_) == before
         restored.clear()
+        if again:
+            return {rail.notice: gr.skip()}
         automatic = layer == AUTOMATIC or (before is not None and model != before.model)
         chosen = None if automatic else layer
         seen = models.get(model).see(path, chosen)
@@ -145,19 +154,19 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
         return {
             rail.subject: None,
             rail.notice: markup.notice(),
+            spoken: "",
             saved.link: "",
             empty: gr.update(visible=True),
             results: gr.update(visible=False),
         }
 
     outputs = [rail.subject, rail.wanted, rail.notice, rail.picture, rail.model, rail.about, rail.method, rail.layer]
-    outputs += [empty, results, comparison, hint, facts, answers, every_class, chosen_class, saved.link, saved.code]
-    # Where one picture replaces another, Gradio empties its place first: of two changes this makes one. A question that
-    # was refused may be put again.
+    outputs += [empty, results, comparison, legend, hint, facts, spoken, answers, every_class, chosen_class]
+    outputs += [saved.link, saved.code]
+    # Where one picture replaces another, Gradio empties its place first, for an SVG even for a while: what is shown
+    # stays, and of two changes this makes one. A question that was refused may be put again.
     path, refusals = gr.Textbox("", visible=False), gr.Number(0, visible=False)
-    rail.picture.change(
-        None, [rail.picture, refusals], path, js="(picture, refusals) => picture ? `${refusals} ${picture.path}` : ''"
-    )
+    rail.picture.change(None, [rail.picture, refusals, path], path, js=ARRIVED)
     times = gr.Number(0, visible=False)
     answers.click(None, times, [chosen_class, times], js=CLICKED)
     every_class.input(None, [times, every_class], [chosen_class, times], js=CHOSEN)
@@ -179,8 +188,15 @@ def build(rail: Rail, models: Models, busy: gr.HTML) -> list[Any]:
     )
     question.failure(None, refusals, refusals, js="refusals => refusals + 1")
     rail.picture.clear(clear, under_way, outputs, **QUIET)
-    rail.picture.clear(None, js="() => history.replaceState(null, '', location.pathname)")  # it led to the picture
+    rail.picture.clear(None, None, path, js=REMOVED)
     return looks
+
+
+def _spoken(seen: Seen, subject: Subject) -> str:
+    """The answer for those who do not see it."""
+    chosen = seen.inspection.prediction(subject.class_)
+    evidence = f"evidence {subject.side} it at {seen.inspection.target.layer}"
+    return f"{chosen.label} {markup.percent(chosen.probability)}, {evidence}"
 
 
 def _facts(seen: Seen, subject: Subject, truth: str) -> list[tuple[str, str]]:
@@ -210,7 +226,7 @@ def choices(seen: Seen) -> list[tuple[str, int]]:
 def _advice(seen: Seen, subject: Subject, most: float, full: float) -> str:
     """What to try when the large map shows little."""
     label, layer = seen.inspection.classifier.labels[subject.class_], seen.inspection.target.layer
-    if most <= 0 and subject.method == "counterfactual":
+    if most <= 0 and subject.side == "against":
         return f"Nothing at {layer} speaks against “{label}”. Try an earlier layer."
     if most <= 0:
         return (
@@ -219,7 +235,7 @@ def _advice(seen: Seen, subject: Subject, most: float, full: float) -> str:
         )
     if most < WEAK * full:
         return (
-            f"The evidence for “{label}” is weak: at most {markup.percent(most / full)} of the strongest shown. "
-            "“Own scale” makes it visible; an earlier layer or another method may say more."
+            f"The evidence {subject.side} “{label}” is weak: at most {markup.percent(most / full)} of the strongest "
+            "shown. “Own scale” makes it visible; an earlier layer or another method may say more."
         )
     return ""

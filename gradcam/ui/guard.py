@@ -35,8 +35,10 @@ FAILED = "That went wrong here, and was noted. Reload the page, or try another p
 ABSENT = "The picture did not arrive: upload it again."
 ADDRESS = "Pictures are not fetched from addresses: save the picture, and upload the file."
 STRANGE = "That is not a request this page makes: reload the page, or see how its API is asked."
-TOO_LARGE = "The picture has more than the {} MB that are accepted: save it smaller, as JPEG or PNG."
-TOO_LONG = "That is more than the {} MB that a request may have: upload the picture as a file."
+TOO_LARGE = (
+    f"The picture has more than the {MOST_UPLOAD // 2**20} MB that are accepted: save it smaller, as JPEG or PNG."
+)
+TOO_LONG = f"That is more than the {MOST_JSON // 2**20} MB that a request may have: upload the picture as a file."
 FULL = "There is no room for more pictures now: they are deleted within the hour, so try again later."
 UNUSED = "This page has no use for that."
 GONE = "Nobody waits for this any more."
@@ -125,7 +127,7 @@ class Limits:
             if size > most:
                 while message.get("more_body"):  # a client that is still sending would not see the answer
                     message = await receive()
-                raise HTTPException(413, (TOO_LARGE if uploads else TOO_LONG).format(most // 2**20))
+                raise HTTPException(413, TOO_LARGE if uploads else TOO_LONG)
             return message
 
         await self.app(scope, bounded, send)

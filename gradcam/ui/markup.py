@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import groupby
@@ -35,6 +36,8 @@ come()
 watch('value', come)
 """
 
+# What a fragment comes to say is read out; the element itself stays, which screen readers need to notice.
+SPEAK = "element.role = 'status'"
 # Text is copied on a click on an element with data-copy; of a link, the whole address.
 COPY = """
 element.addEventListener('click', async event => {
@@ -102,6 +105,19 @@ def percent(probability: float) -> str:
 def notice(message: str = "", kind: str = "problem") -> str:
     """One sentence to the visitor, read out by screen readers; nothing without one."""
     return f'<p class="notice {kind}" role="alert">{escape(message)}</p>' if message else ""
+
+
+def refuse(most: int, message: str) -> str:
+    """JavaScript by which a notice says of itself how many bytes a picture may have, and refuses one that has more."""
+    return f"""
+        element.dataset.most = {most}
+        element.addEventListener('refuse', () => {{ props.value = {json.dumps(notice(message))} }})
+    """
+
+
+def spoken(message: str) -> str:
+    """A message for screen readers alone."""
+    return f"<p>{escape(message)}</p>"
 
 
 def comparison(picture: str, evidence: Image.Image, about: str) -> str:

@@ -1,18 +1,38 @@
 () => {
-    // A picture may be dropped or pasted anywhere, not only where Gradio takes it.
+    // A picture may be dropped or pasted anywhere, also on another one, which Gradio would remove before it has this.
     const take = (event, data) => {
-        const input = document.querySelector('#picture input[type=file]')
-        if (event.defaultPrevented || !data?.files.length) return
+        if (!data?.files.length) return
         event.preventDefault()
-        if (!input) return
+        event.stopPropagation()
+        event.target.dispatchEvent(new DragEvent('dragleave', { bubbles: true }))
+        const input = document.querySelector('#picture input[type=file]')
+        if (!input) return  // while another one is on its way
         const first = new DataTransfer()
         first.items.add(data.files[0])
         input.files = first.files
         input.dispatchEvent(new Event('change', { bubbles: true }))
     }
     document.addEventListener('dragover', event => event.preventDefault())
-    document.addEventListener('drop', event => take(event, event.dataTransfer))
-    document.addEventListener('paste', event => take(event, event.clipboardData))
+    document.addEventListener('drop', event => take(event, event.dataTransfer), true)
+    document.addEventListener('paste', event => take(event, event.clipboardData), true)
+
+    // A file too large is refused before Gradio removes, for its sake, the picture that is there.
+    document.addEventListener('change', event => {
+        const refusal = document.querySelector('#notice [data-most]')
+        if (!event.target.matches('#picture input[type=file]') || !(event.target.files[0]?.size > refusal.dataset.most)) return
+        event.stopPropagation()
+        refusal.dispatchEvent(new Event('refuse'))
+    }, true)
+
+    // What is typed into a list after a click searches it: the click selects the text that is there.
+    const select = event => event.target.select()
+    document.addEventListener('focusin', event => {
+        if (event.target.matches('[role=combobox]')) event.target.addEventListener('click', select, { once: true })
+    })
+    // Gradio opens a list a moment after any key, even after those that leave it.
+    document.addEventListener('keydown', event => {
+        if (/^(Tab|Shift)$/.test(event.key) && event.target.matches('[role=combobox]')) event.stopPropagation()
+    }, true)
 
     // A picture of a few pixels is shown enlarged, with its pixels as squares.
     document.addEventListener('load', event => {

@@ -15,8 +15,8 @@ from ..errors import InputError
 from ..images import PictureError, read
 from ..methods import METHODS
 from . import markup
-from .examples import NETWORK, Example, Examples
-from .guard import ABSENT, FAILED, is_uploaded
+from .examples import Example, Examples
+from .guard import ABSENT, FAILED, MOST_UPLOAD, TOO_LARGE, is_uploaded
 from .models import Models, Seen
 
 AUTOMATIC = "automatic"  # the layer that is found
@@ -50,6 +50,11 @@ class Subject(NamedTuple):
     layer: str | None
     method: str
     class_: int
+
+    @property
+    def side(self) -> str:
+        """Whether the maps speak for the class or against it."""
+        return "against" if self.method == "counterfactual" else "for"
 
     def seen(self, models: Models) -> Seen:
         """The forward pass. Raises ModelError, PictureError, TargetError."""
@@ -138,7 +143,7 @@ def build(models: Models, data: Path | None = None) -> Rail:
         label="Picture",
         show_label=False,
         type="filepath",
-        sources=["upload", "clipboard", "webcam"],
+        sources=["upload", "webcam"],
         buttons=[],
         height=230,
         elem_id="picture",
@@ -148,7 +153,7 @@ def build(models: Models, data: Path | None = None) -> Rail:
         examples = gr.HTML(_drawn(known.photographs, 0), js_on_load=markup.CHOOSE, apply_default_css=False)
         remark = gr.HTML(apply_default_css=False)
         offer = gr.Button(DOWNLOAD, size="sm", visible=False)
-    notice = gr.HTML(apply_default_css=False, elem_id="notice")
+    notice = gr.HTML(js_on_load=markup.refuse(MOST_UPLOAD, TOO_LARGE), apply_default_css=False, elem_id="notice")
     with gr.Column(elem_id="what"):
         model = gr.Dropdown(
             models.names,
@@ -169,11 +174,12 @@ def build(models: Models, data: Path | None = None) -> Rail:
         return {picture: str(known.all[event.value].path), notice: markup.notice()}
 
     def show_examples(model: str, download: bool = False) -> Updates:
-        tests = known.tests(download) if model == NETWORK else []
+        tests = known.tests(download) if known.belong_to(model) else []
+        lacking = known.belong_to(model) and not tests
         return {
             examples: _drawn(tests, len(known.photographs)) if tests else _drawn(known.photographs, 0),
-            remark: markup.small(NO_CHEETAH) if model == NETWORK and not tests else "",
-            offer: gr.update(visible=model == NETWORK and not tests and not models.public),
+            remark: markup.small(NO_CHEETAH) if lacking else "",
+            offer: gr.update(visible=lacking and not models.public),
         }
 
     def fetch(model: str, progress: gr.Progress = gr.Progress(track_tqdm=True)) -> Updates:  # noqa: B008 (Gradio's way)
