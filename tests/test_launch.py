@@ -156,7 +156,7 @@ def test_a_network_of_ones_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("names.txt").write_text("\n".join("abcdefghij"), "utf-8")
-    models = launched(network, preprocess, labels).models
+    models = launched(network, preprocess=preprocess, labels=labels).models
     own = models.get("Sequential").classifier
     assert own.model is network
     assert own.labels == tuple("abcdefghij")
