@@ -549,8 +549,10 @@ def test_the_probabilities_are_those_of_the_network(
         (mixed, lambda y: mixed(y).log()),
         (grouped, lambda y: grouped(y).log()),
         (twice, lambda y: twice(y).log() - (1 - twice(y)).log()),
+        (lambda y: y.exp() / y.exp().sum(1, keepdim=True), lambda y: y - y.logsumexp(1, keepdim=True)),
+        (lambda y: 3 * y.sigmoid(), lambda y: 3 * y.sigmoid()),  # above 1: no probabilities
     ],
-    ids=["softmaxes", "groups of softmaxes", "sigmoids"],
+    ids=["softmaxes", "groups of softmaxes", "sigmoids", "by hand", "scaled sigmoids"],
 )
 def test_combined_probabilities_are_explained_by_their_logarithms_or_log_odds(
     ending: Callable[[Tensor], Tensor], logits: Callable[[Tensor], Tensor]

@@ -1,6 +1,7 @@
 """logits.py: what a network may return, and every way of naming classes."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from gradcam.logits import (
     probabilities,
     score_weights,
 )
+from gradcam.logits import Output as Ending
 
 LOGITS = torch.tensor([[0.5, 3.0, -1.0, 2.0], [1.0, -2.0, 4.0, 0.0]])
 SINGLE = torch.tensor([[1.5], [-0.5]])
@@ -235,3 +237,28 @@ def test_scores():
     assert score(SINGLE, torch.tensor([[1, 0], [1, 0]])).tolist() == [[1.5, -1.5], [-0.5, 0.5]]
     assert score(SINGLE, torch.tensor([[1], [1]]), torch.tensor([[0], [0]])).tolist() == [[3.0], [-1.0]]
     assert score_weights(LOGITS.half(), classes).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("ending", "likely"),
+    [
+        (lambda y: y.softmax(1), 0),
+        (lambda y: y.sigmoid(), 0),
+        (lambda y: (y.softmax(1) + (2 * y).softmax(1)) / 2, 0),
+        (lambda y: (y.sigmoid() + (2 * y).sigmoid()) / 2, 0),
+        (lambda y: y.softmax(1)[:, :1], 1),
+        (lambda y: y.exp() / y.exp().sum(1, keepdim=True), 0),
+    ],
+    ids=["softmax", "sigmoids", "mean of softmaxes", "mean of sigmoids", "one column", "by hand"],
+)
+def test_probabilities_of_0_and_1_have_finite_logits_and_gradients(ending: Callable[[Tensor], Tensor], likely: int):
+    raw = torch.tensor([[60.0, 0.0, -88.0], [60.0, -20.0, -88.0]], requires_grad=True)
+    returned = ending(raw)
+    output = Ending.of(returned)
+    assert output.logits.isfinite().all()
+    assert (output.logits[:, :1] > output.logits[:, 1:]).all()
+    assert output.probabilities.argmax(1).tolist() == [likely, likely]
+    torch.testing.assert_close(output.probabilities[:, -returned.shape[1] :], returned.detach())
+    gradient = output.gradient(torch.ones_like(output.logits), raw)
+    assert gradient is not None
+    assert gradient.isfinite().all()
