@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .errors import reason
 from .logits import Classes, Output, choose_classes, choose_rivals, logits_of, score_weights
@@ -21,7 +22,7 @@ from .networks import (
     tensor_of,
     unwrapped,
 )
-from .targets import NoGradientError, Target, TargetError, find_target
+from .targets import NO_GRADIENT, NoGradientError, Target, TargetError, find_target
 
 MOST_GRADIENTS = 8  # of as many classes at a time: those of all 1,000 may be larger than the network
 
@@ -52,8 +53,8 @@ class ForwardPass:
     `logits` (B, N) and `probabilities` (B, class_count), float32 in 0..1, are detached. Safe to use from many threads.
     """
 
-    def __init__(self, output: Output, activations: Tensor, leaf: Tensor, target: Target) -> None:
-        self._output, self._activations, self._leaf = output, activations, leaf
+    def __init__(self, output: Output, activations: Tensor, place: Tensor | GradientEdge, target: Target) -> None:
+        self._output, self._activations, self._place = output, activations, place
         self.logits, self.probabilities, self.target = output.logits, output.probabilities, target
 
     def explain(self, classes: Classes = None, versus: Classes = None, method: str = "gradcam") -> Explanation:
@@ -71,7 +72,7 @@ class ForwardPass:
 
     def _gradient(self, weights: Tensor) -> Tensor:
         """(B, C, h, w): the gradient of the sum over the batch of one score each, weights (B, N) of the logits."""
-        gradient = self._output.gradient(weights, self._leaf)
+        gradient = self._output.gradient(weights, self._place)
         if gradient is None:
             raise TargetError(
                 f"the score depends on layer {self.target.layer!r} only past its output (something inside it was kept "
@@ -161,13 +162,13 @@ class Explainer:
             return self._targets[input_size]
 
     def _run(self, images: Tensor, target: Target) -> ForwardPass:
-        """One pass whose graph begins at the target.
+        """One pass whose graph begins at the target, or at the pictures where that is what a module is given.
 
-        Gradients are off until the target is reached and on from there, so the graph holds only what lies above it. An
+        Gradients are off until an output is reached and on from there, so the graph holds only what lies above it. An
         output is copied twice: an in-place operation that follows must reach neither what the layer keeps of it nor
-        the leaf of the graph.
+        the leaf of the graph. Of what a module is given the network may have made something before, which counts too.
         """
-        held: tuple[Tensor, Tensor] | None = None  # the activations, and the leaf of which they are the value
+        held: tuple[Tensor, Tensor | GradientEdge] | None = None  # the activations, and their place in the graph
         calls, thread = 0, get_ident()
 
         def is_reached(tensor: Any) -> TypeGuard[Tensor]:
@@ -198,15 +199,14 @@ class Explainer:
             given = inputs[0] if inputs else None
             if not is_reached(given):
                 return
-            # The network may use it elsewhere too, so the tensor itself enters the graph, by zeros added in place: were
-            # it a leaf, the network could not go on in place. In place on a view nothing may enter the graph.
-            leaf = given.requires_grad_() if given._is_view() else torch.zeros_like(given, requires_grad=True)
-            held = given.detach().clone(), leaf
-            if leaf is not given:
-                given += leaf
+            if not given.requires_grad:
+                raise NoGradientError(NO_GRADIENT)
+            held = given.detach().clone(), get_gradient_edge(given)
 
         module = self.model.get_submodule(target.module)
         if target.is_given:
+            switch_gradients_on()
+            images = images.clone().requires_grad_().clone()  # no leaf, since a network may work in place on its input
             handle = module.register_forward_pre_hook(start_at_input)
         else:  # first of the layer's hooks, so that those of the caller see and keep what the graph is made of
             handle = module.register_forward_hook(start_at_output, prepend=True)

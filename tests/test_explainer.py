@@ -1110,3 +1110,35 @@ def test_a_network_built_for_another_size_than_its_configuration_names() -> None
         _ = explainer.target
     assert explainer(torch.zeros(1, 3, 64, 64)).maps.shape == (1, 1, 4, 4)
     assert explainer.target.grid == (4, 4)
+
+
+class UsedBefore(nn.Module):
+    """Makes something of a sum before a module is given it: its mean, or a view of a part of it."""
+
+    def __init__(self, view: bool) -> None:
+        super().__init__()
+        self.first, self.block = nn.Conv2d(3, 6, 4, stride=4), nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.Tanh())
+        self.head, self.view = nn.Linear(6, CLASSES), view
+
+    def end(self, x: Tensor) -> Tensor:
+        before = x[:, :3] if self.view else x.mean(1, keepdim=True).sigmoid()
+        y = x + self.block(x)
+        y = y + torch.cat([before, before], dim=1) if self.view else y * before
+        return self.head(y.mean((2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.end(x + x.sin())
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_what_was_made_of_it_before_a_module_is_given_it_counts_too(view: bool):
+    torch.manual_seed(0)
+    model, images = UsedBefore(view).eval(), pictures(2, (3, 32, 24))
+    explanation = Explainer(model)(images, 4)
+    assert explanation.target.layer == "block:input"
+    x = model.first(images)
+    x = (x + x.sin()).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.end(x)[:, 4].sum(), x)
+    expected = (gradient.mean((2, 3), keepdim=True) * x).sum(1).detach()
+    torch.testing.assert_close(explanation.signed[:, 0], expected)
