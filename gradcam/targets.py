@@ -9,8 +9,9 @@ differ from the first in the left, right, upper and lower half, records the outp
   the grid (after the last block of a class-token transformer it is zero everywhere but on the token);
 - the insides of attention modules, known by their names, are passed over: queries, keys and values lie on the grid,
   but are no feature maps;
-- what a branch adds to the grid, which reaches the score past the branch too, gives way to the sum, where a module is
-  given that (`x = x + block(x)` in a network's own forward), or else to what the branch was made of;
+- what a branch adds to the grid, or weighs its cells with, gives way to the sum, where a module is given that
+  (`x = x + block(x)` in a network's own forward), or else to what the branch was made of: a map of it would show a part
+  of the evidence, and of weights that a softmax makes sum to 1 none at all;
 - what a layer without parameters only enlarges (VGG's pooling to 7x7, of less) is passed over for what it was made of;
 - when the grid is smaller than 4 cells on a side, the search goes on to an earlier, larger one.
 """
@@ -20,6 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from math import prod
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -317,17 +319,17 @@ class _Probe:
                 yield record, target
 
     def _is_new(self, given: _Record) -> bool:
-        """Whether it was made, of what modules returned, by none of them, and by no other name was given before."""
+        """Whether it was made, of what modules returned, by none of them, and is no grid by any other name."""
         if given.node is None:
             return False
         before = self.records[: self.records.index(given)]
-        if any(given.output.memory == record.output.memory for record in before):
+        if any(given.output.memory == record.output.memory and self._aligned(record) for record in before):
             return False
         made_of = _behind(given.node)
         return any(record.node in made_of for record in before if not record.is_given)
 
     def _is_branch(self, record: _Record, target: Target) -> bool:
-        """Whether a grid is added to the one it was made of, or put beside it, and the score depends on that too."""
+        """Whether a grid joins the one it was made of (a sum, a product, beside it), and the score depends on both."""
         assert record.node is not None  # since the score depends on it
         end = self.output.end.node
         past, made_of = _behind(end, without=record.node), _behind(record.node)
@@ -387,7 +389,9 @@ class _Probe:
             module = self.modules[path]
             if isinstance(module, nn.ModuleList | nn.ModuleDict):
                 continue
-            if path not in self.given_pictures and re.search("attention|attn", f"{name} {type(module).__name__}", re.I):
+            if path not in self.given_pictures and re.search(
+                r"attention|attn|m(h|s|hs)a\b", f"{name} {type(module).__name__}", re.I
+            ):
                 return True
             name = ""
         return False
@@ -435,10 +439,12 @@ def _between(end: Node, start: Node, without: Node | None = None) -> set[Node]:
 
 
 def _meet(one: set[Node], other: set[Node], shape: torch.Size, channels: int) -> bool:
-    """Whether a step of the graph takes a tensor from each, of this shape but for the dimension of the channels."""
+    """Whether a step of the graph takes a tensor from each that has the cells of this shape, maybe in one dimension."""
+    batch, *cells = [size for dimension, size in enumerate(shape) if dimension != channels]
 
     def is_grid(given: torch.Size) -> bool:
-        return [*given[:channels], *given[channels + 1 :]] == [*shape[:channels], *shape[channels + 1 :]]
+        wanted = [batch, *cells] if len(given) == 4 else [batch, prod(cells)]
+        return len(given) in (3, 4) and Counter(given) >= Counter(wanted)
 
     for node in one & other:
         grids = [

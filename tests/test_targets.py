@@ -734,3 +734,66 @@ def test_a_network_for_one_picture_at_a_time_is_told() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(0), nn.Unflatten(0, (1, -1)), nn.Linear(288, 2))
     with pytest.raises(TargetError, match=r"^the network fails on a batch of shape \(5, 3, 8, 8\) \(.*any size"):
         Explainer(model.eval())(torch.zeros(1, 3, 8, 8))
+
+
+class Weighed(nn.Module):
+    """Cells, or patches seen one by one, are summed with weights that a branch finds for them."""
+
+    def __init__(self, total: Callable[[Tensor, Tensor], Tensor], patches: bool = False) -> None:
+        super().__init__()
+        self.body, self.gate = nn.Sequential(*features_of()), nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 1))
+        self.head, self.total, self.patches = nn.Linear(8, 5), total, patches
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.patches:
+            cut = x.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+            cells = self.body(cut).mean((2, 3)).unflatten(0, (len(x), -1))
+        else:
+            cells = self.body(x).flatten(2).mT
+        return self.head(self.total(self.gate(cells).softmax(1), cells))
+
+
+@pytest.mark.parametrize("patches", [False, True])
+@pytest.mark.parametrize(
+    "total",
+    [
+        lambda weights, cells: (weights * cells).sum(1),
+        lambda weights, cells: torch.bmm(weights.mT, cells)[:, 0],
+        lambda weights, cells: (cells.mT @ weights)[..., 0],
+        lambda weights, cells: torch.einsum("bn,bnc->bc", weights[..., 0], cells),
+    ],
+    ids=["product", "bmm", "matmul", "einsum"],
+)
+def test_what_weighs_the_cells_is_a_branch(total: Callable[[Tensor, Tensor], Tensor], patches: bool) -> None:
+    """The mean gradient of weights that sum to 1 is none: their map is rounding noise."""
+    model = Weighed(total, patches).eval()
+    target = find_target(model, (3, 32, 32))
+    assert (target.layer, target.grid) == (("gate:input", (4, 4)) if patches else ("body", (8, 8)))
+    assert alignment(model, target, (3, 32, 32)) > WELL_ALIGNED
+
+
+def test_a_convolution_that_weighs_the_cells_is_a_branch() -> None:
+    class WeighedByConvolution(Weighed):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(x)
+            return self.head((x.flatten(2) * self.gate(x).flatten(2).softmax(2)).sum(2))
+
+    model = WeighedByConvolution(torch.mul).eval()
+    model.gate = nn.Conv2d(8, 1, 1)
+    assert find_target(model.eval(), (3, 32, 32)).layer == "body"
+
+
+def test_attention_may_go_by_its_initials() -> None:
+    class WindowMSA(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(16, 48)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).chunk(3, 2)
+            return (q @ k.mT / 4).softmax(2) @ v
+
+    model = Sums()
+    model.attention = nn.ModuleList(nn.Identity() for _ in range(3))
+    model.mlp = nn.ModuleList(PreNorm(WindowMSA()) for _ in range(3))
+    assert find_target(model.eval(), (3, 32, 32)).layer == "mlp.2.norm"
