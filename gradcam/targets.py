@@ -397,16 +397,26 @@ class _Probe:
         return False
 
     def _owner(self, record: _Record) -> _Record:
-        """The record of the outermost module that returns this output: layer4 rather than layer4.2.act3."""
+        """The record of the outermost module that returns this output: layer4 rather than layer4.2.act3.
+
+        But of the first that has a hook of the caller's: what that keeps may be used past the modules around it.
+        """
         if record.is_given:
             return record
         same = [other for other in self.records if other.same_output(record) and not other.is_given]
-        return [r for r in same if r.layer == same[0].layer or same[0].layer.startswith(r.layer + ".")][-1]
+        around = [r for r in same if r.layer == same[0].layer or same[0].layer.startswith(r.layer + ".")]
+        return next((r for r in around if _has_hook_of_the_caller(self.modules[r.layer])), around[-1])
 
     def _seen(self) -> str:
         outputs = [record for record in reversed(self.records) if not record.is_given]
         shapes = dict.fromkeys(f"{r.layer} {tuple(r.output.tensor.shape[1:])}" for r in outputs)
         return ", ".join(list(shapes)[:8]) or "no module that returns a tensor"
+
+
+def _has_hook_of_the_caller(module: nn.Module) -> bool:
+    """Whether a hook that is not one of ours, in whatever thread, sees what the module returns."""
+    hooks = module._forward_hooks.values()
+    return any(not str(getattr(hook, "__module__", "")).startswith(f"{__package__}.") for hook in hooks)
 
 
 def _behind(start: Node, without: Node | None = None) -> set[Node]:

@@ -797,3 +797,26 @@ def test_attention_may_go_by_its_initials() -> None:
     model.attention = nn.ModuleList(nn.Identity() for _ in range(3))
     model.mlp = nn.ModuleList(PreNorm(WindowMSA()) for _ in range(3))
     assert find_target(model.eval(), (3, 32, 32)).layer == "mlp.2.norm"
+
+
+def test_what_a_hook_of_the_caller_keeps_of_a_part_is_what_the_graph_is_made_of() -> None:
+    """The part that has the hook is named, since what is around it returns the same tensor, but later."""
+
+    class Tapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Sequential(*features_of())), nn.Linear(16, 5)
+            self.body[0].register_forward_hook(lambda module, inputs, output: setattr(self, "kept", output))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(x)
+            return self.head(torch.cat([x.mean((2, 3)), self.kept.amax((2, 3))], dim=1))
+
+    model, pictures = Tapped().eval(), torch.randn(2, 3, 32, 32)
+    explanation = Explainer(model)(pictures, classes=3)
+    assert explanation.target.layer == "body.0"
+    activations = model.body(pictures).detach().requires_grad_()
+    both = torch.cat([activations.mean((2, 3)), activations.amax((2, 3))], dim=1)
+    (gradient,) = torch.autograd.grad(model.head(both)[:, 3].sum(), activations)
+    expected = (gradient.mean((2, 3))[..., None, None] * activations).sum(1)
+    torch.testing.assert_close(explanation.signed[:, 0], expected.detach())
