@@ -39,9 +39,9 @@ MOST_STRETCH = 4  # of a map whose cells are counted; of tokens the proportions 
 LEAST_CORRELATION = 0.5  # between where a cell lies and which half of the picture it answers to
 
 NO_GRADIENT = (
-    "no gradient leads from the score to a map: the network runs its layers in inference_mode() or a reentrant "
-    "checkpoint, or detaches what they return. Explain it without that; its weights and their gradients are left as "
-    "they are."
+    "no gradient leads from the score to a map: the network is quantised, runs its layers in inference_mode() or a "
+    "reentrant checkpoint, or detaches what they return. Explain it without that; its weights and their gradients are "
+    "left as they are."
 )
 UNSEEN = "where it can be seen; explain the network before it is compiled, scripted or spread over devices."
 
@@ -194,6 +194,8 @@ class _Probe:
         self.size = input_size[1:]
         self.modules = dict(model.named_modules())
         self.picture = _noise_with_changed_halves(model, input_size).requires_grad_()
+        if self.picture.is_meta:
+            raise TargetError("the network has no weights, it is on the meta device; load them first, then explain it.")
         try:
             with torch.no_grad():
                 run(model, self.picture[:1].clone())  # what networks keep for later passes is kept without a graph
@@ -239,7 +241,7 @@ class _Probe:
             smallest_first = list(self.stages(until=LEAST_SIDE))
         if not smallest_first:
             aligned = [record for record in self.records if not record.is_given and self._aligned(record)]
-            if aligned and not any(record.output.edge for record in aligned):
+            if aligned and all(self._gradient(record.output) is None for record in aligned):
                 raise NoGradientError(NO_GRADIENT)
             raise TargetError(
                 "no output of the network is a grid aligned with the picture that the score depends on; "
@@ -372,10 +374,11 @@ class _Probe:
         before = self._read_as_grid(replace(record, output=given))
         return before is not None and _area(before) < _area(target)
 
+    def _gradient(self, moment: _Moment) -> Tensor | None:
+        return self.output.gradient(self.weights, moment.edge) if moment.edge else None
+
     def _score_depends_on(self, moment: _Moment, target: Target) -> bool:
-        if moment.edge is None:
-            return False
-        gradient = self.output.gradient(self.weights, moment.edge)
+        gradient = self._gradient(moment)
         return gradient is not None and bool(target.read(gradient).any())
 
     def _inside_attention(self, record: _Record) -> bool:

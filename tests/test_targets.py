@@ -820,3 +820,29 @@ def test_what_a_hook_of_the_caller_keeps_of_a_part_is_what_the_graph_is_made_of(
     (gradient,) = torch.autograd.grad(model.head(both)[:, 3].sum(), activations)
     expected = (gradient.mean((2, 3))[..., None, None] * activations).sum(1)
     torch.testing.assert_close(explanation.signed[:, 0], expected.detach())
+
+
+def test_a_network_without_weights_is_told() -> None:
+    model = nn.Sequential(*features_of(), *head()).eval().to("meta")
+    with pytest.raises(TargetError, match="the network has no weights, it is on the meta device; load them first"):
+        find_target(model, (3, 32, 32))
+
+
+def test_a_head_that_hands_no_gradient_back_is_told() -> None:
+    """As those of quantised networks, whose scores still seem to have one."""
+
+    class Integers(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x.round()
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> None:
+            return None
+
+    class Quantised(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return Integers.apply(super().forward(x))
+
+    with pytest.raises(TargetError, match="no gradient leads from the score to a map: the network is quantised, runs"):
+        find_target(Quantised(*features_of(), *head()).eval(), (3, 32, 32))
