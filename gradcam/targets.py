@@ -136,13 +136,9 @@ def find_stages(model: nn.Module, input_size: tuple[int, int, int]) -> list[Targ
 
 
 def _probed(model: nn.Module, input_size: tuple[int, int, int], ask: Callable[["_Probe"], Found]) -> Found:
-    """What `ask` finds in a probe of the network; when no gradient reaches it, in one that keeps gradients on."""
+    """What `ask` finds in a probe of the network."""
     with torch.inference_mode(False), torch.enable_grad():
-        try:
-            return ask(_Probe(model, input_size))
-        except NoGradientError:
-            with GradientsStayOn():
-                return ask(_Probe(model, input_size))
+        return ask(_Probe(model, input_size))
 
 
 @dataclass(frozen=True)
@@ -199,7 +195,8 @@ class _Probe:
         try:
             with torch.no_grad():
                 run(model, self.picture[:1].clone())  # what networks keep for later passes is kept without a graph
-            with _recording(model) as self.records:
+            # With gradients on, since the grid may lie in a frozen part, and only a branch of it in another.
+            with GradientsStayOn(), _recording(model) as self.records:
                 # A copy, since a network may work in place on its input, which a leaf of the graph does not allow.
                 returned = run(model, self.picture.clone())
         except TargetError:

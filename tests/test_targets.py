@@ -846,3 +846,23 @@ def test_a_head_that_hands_no_gradient_back_is_told() -> None:
 
     with pytest.raises(TargetError, match="no gradient leads from the score to a map: the network is quantised, runs"):
         find_target(Quantised(*features_of(), *head()).eval(), (3, 32, 32))
+
+
+def test_a_branch_of_a_frozen_part_is_a_branch() -> None:
+    """No gradient leads to the cells, but one to the weights that are found for them."""
+
+    class Frozen(Weighed):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                cells = self.body(x).flatten(2).mT
+            return self.head(self.total(self.gate(cells).softmax(1), cells))
+
+    def total(weights: Tensor, cells: Tensor) -> Tensor:
+        return (weights * cells).sum(1)
+
+    frozen, plain = Frozen(total).eval(), Weighed(total).eval()
+    frozen.load_state_dict(plain.state_dict())
+    pictures = torch.randn(2, 3, 32, 32)
+    found, expected = Explainer(frozen)(pictures), Explainer(plain)(pictures)
+    assert found.target == expected.target
+    torch.testing.assert_close(found.signed, expected.signed)
