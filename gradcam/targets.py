@@ -18,12 +18,13 @@ differ from the first in the left, right, upper and lower half, records the outp
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from threading import get_ident
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,11 +45,7 @@ NO_GRADIENT = (
     "left as they are."
 )
 UNSEEN = "where it can be seen; explain the network before it is compiled, scripted or spread over devices."
-
-
 GIVEN = ":input"  # at the end of a layer's name: not what the module returns, but what it is given
-
-Found = TypeVar("Found")
 
 
 class TargetError(InputError):
@@ -118,7 +115,9 @@ def find_target(model: nn.Module, input_size: tuple[int, int, int], layer: str |
     if layer is not None and str(layer).removesuffix(GIVEN) not in modules:
         hint = suggest(str(layer), list(modules)) or "; model.named_modules() lists them."
         raise TargetError(f"the network has no layer {str(layer)[:80]!r}{hint}")
-    return _probed(model, input_size, lambda probe: probe.choose() if layer is None else probe.read(layer))
+    with torch.inference_mode(False), torch.enable_grad():
+        probe = _Probe(model, input_size)
+        return probe.choose() if layer is None else probe.read(layer)
 
 
 def find_stages(model: nn.Module, input_size: tuple[int, int, int]) -> list[Target]:
@@ -127,18 +126,10 @@ def find_stages(model: nn.Module, input_size: tuple[int, int, int]) -> list[Targ
     Those that `layer` can name: of a module that runs several times, the last run. Costs what `find_target` costs, with
     a backward pass down to the first grid. Raises TargetError.
     """
-
-    def named(probe: "_Probe") -> list[Target]:
+    with torch.inference_mode(False), torch.enable_grad():
+        probe = _Probe(model, input_size)
         probe.choose()  # raises where there is none
         return [target for target in probe.stages() if probe.read(target.layer) == target][::-1]
-
-    return _probed(model, input_size, named)
-
-
-def _probed(model: nn.Module, input_size: tuple[int, int, int], ask: Callable[["_Probe"], Found]) -> Found:
-    """What `ask` finds in a probe of the network."""
-    with torch.inference_mode(False), torch.enable_grad():
-        return ask(_Probe(model, input_size))
 
 
 @dataclass(frozen=True)
@@ -153,7 +144,7 @@ class _Moment:
     def of(cls, tensor: Tensor) -> "_Moment":
         return cls(tensor, tensor._version, get_gradient_edge(tensor) if tensor.requires_grad else None)
 
-    @property
+    @cached_property
     def memory(self) -> tuple[int, int, int]:
         """The same for all views of one tensor that show the whole of it."""
         return self.tensor.untyped_storage().data_ptr(), self.version, self.tensor.numel()
@@ -161,26 +152,23 @@ class _Moment:
 
 @dataclass(frozen=True, eq=False)
 class _Record:
-    """What one module returned during the probe, or was given.
-
-    given: what the module made it of.
-    """
+    """A tensor that one module returned during the probe, made of what it was `given`, or that it was given."""
 
     layer: str
     call: int
-    output: _Moment
+    moment: _Moment
     given: _Moment | None = None
 
     @property
     def node(self) -> Node | None:
-        return self.output.edge.node if self.output.edge else None
+        return self.moment.edge.node if self.moment.edge else None
 
     @property
     def is_given(self) -> bool:
         return self.layer.endswith(GIVEN)
 
     def same_output(self, other: "_Record") -> bool:
-        return self.output.tensor is other.output.tensor and self.output.version == other.output.version
+        return self.moment.tensor is other.moment.tensor and self.moment.version == other.moment.version
 
 
 class _Probe:
@@ -188,13 +176,13 @@ class _Probe:
 
     def __init__(self, model: nn.Module, input_size: tuple[int, int, int]) -> None:
         self.size = input_size[1:]
-        self.modules = dict(model.named_modules())
         self.picture = _noise_with_changed_halves(model, input_size).requires_grad_()
         if self.picture.is_meta:
             raise TargetError("the network has no weights, it is on the meta device; load them first, then explain it.")
         try:
             with torch.no_grad():
                 run(model, self.picture[:1].clone())  # what networks keep for later passes is kept without a graph
+            self.modules = dict(model.named_modules())  # now, since some networks make layers in their first pass
             # With gradients on, since the grid may lie in a frozen part, and only a branch of it in another.
             with GradientsStayOn(), _recording(model) as self.records:
                 # A copy, since a network may work in place on its input, which a leaf of the graph does not allow.
@@ -218,7 +206,7 @@ class _Probe:
         """The highest logits, by weights; under a last layer of zeros, as some start, what that is given instead."""
         output = Output.of(logits)
         highest = torch.zeros_like(output.logits).scatter_(1, output.logits.argmax(dim=1, keepdim=True), 1)
-        features = next((record.given for record in self.records if record.output.tensor is logits), None)
+        features = next((record.given for record in self.records if record.moment.tensor is logits), None)
         if features is None or features.edge is None:
             return output, highest
         gradient = output.gradient(highest, features.edge)
@@ -238,7 +226,7 @@ class _Probe:
             smallest_first = list(self.stages(until=LEAST_SIDE))
         if not smallest_first:
             aligned = [record for record in self.records if not record.is_given and self._aligned(record)]
-            if aligned and all(self._gradient(record.output) is None for record in aligned):
+            if aligned and all(self._gradient(record.moment) is None for record in aligned):
                 raise NoGradientError(NO_GRADIENT)
             raise TargetError(
                 "no output of the network is a grid aligned with the picture that the score depends on; "
@@ -268,11 +256,11 @@ class _Probe:
         if not records:
             raise TargetError(f"layer {layer!r} does not run, or has no tensor, in the network's forward pass.")
         for record in reversed(records):
-            if (target := self._aligned(record)) and self._score_depends_on(record.output, target):
+            if (target := self._aligned(record)) and self._score_depends_on(record.moment, target):
                 return target
-        if not any(record.output.edge for record in records):
+        if not any(record.moment.edge for record in records):
             raise NoGradientError(NO_GRADIENT)
-        shape = tuple(records[-1].output.tensor.shape)[1:]
+        shape = tuple(records[-1].moment.tensor.shape)[1:]
         why = "the score does not depend on its grid" if self._aligned(records[-1]) else "no grid of the picture"
         raise TargetError(
             f"layer {layer!r} cannot be explained: {why} (shape {shape} a picture, input "
@@ -286,13 +274,13 @@ class _Probe:
         all are branches, as in networks with several trunks, the last stays.
         """
         for inside in (False, True):
-            last = next(self._grids(records, inside, area), None)
+            last = next(self._candidates(records, inside, area), None)
             if last is None:
                 continue
             if not self._is_branch(*last):
                 return last
             branches = [self._owner(last[0]).layer]
-            for record, target in self._grids(records, inside, area, given_too=True):
+            for record, target in self._candidates(records, inside, area, given_too=True):
                 within = any(f"{record.layer}.".startswith(f"{branch}.") for branch in branches)
                 if within or target.grid != last[1].grid:
                     continue
@@ -302,7 +290,7 @@ class _Probe:
             return last
         return None
 
-    def _grids(
+    def _candidates(
         self, records: list[_Record], inside: bool, area: int, given_too: bool = False
     ) -> Iterator[tuple[_Record, Target]]:
         """Those of more than `area` cells that the score depends on, last first, `inside` attention or outside it."""
@@ -313,7 +301,7 @@ class _Probe:
                 and (target := self._aligned(record))
                 and _area(target) > area
                 and not self._merely_enlarges(record, target)
-                and self._score_depends_on(record.output, target)
+                and self._score_depends_on(record.moment, target)
             ):
                 yield record, target
 
@@ -322,7 +310,7 @@ class _Probe:
         if given.node is None:
             return False
         before = self.records[: self.records.index(given)]
-        if any(given.output.memory == record.output.memory and self._aligned(record) for record in before):
+        if any(given.moment.memory == record.moment.memory and self._aligned(record) for record in before):
             return False
         made_of = _behind(given.node)
         return any(record.node in made_of for record in before if not record.is_given)
@@ -337,10 +325,10 @@ class _Probe:
                 earlier = self._aligned(before)
                 if earlier and earlier.grid == target.grid:
                     one, other = _between(end, record.node), _between(end, before.node, without=record.node)
-                    if not _meet(one, other, record.output.tensor.shape, target.layout.index("C")):
+                    if not _meet(one, other, record.moment.tensor.shape, target.layout.index("C")):
                         return False  # their means do, as those of several scales, or single tokens
-                    with _cut(record.output):
-                        return self._score_depends_on(before.output, earlier)
+                    with _cut(record.moment):
+                        return self._score_depends_on(before.moment, earlier)
         return False
 
     def _aligned(self, record: _Record) -> Target | None:
@@ -350,7 +338,7 @@ class _Probe:
         return self.targets[record]
 
     def _read_as_grid(self, record: _Record) -> Target | None:
-        output = record.output.tensor.detach()
+        output = record.moment.tensor.detach()
         if not output.is_floating_point():
             return None
         shape, batch = tuple(output.shape), len(self.picture)
@@ -364,11 +352,11 @@ class _Probe:
     def _merely_enlarges(self, record: _Record, target: Target) -> bool:
         """Whether the module made the grid of a smaller one, without anything of its own: it says no more than that."""
         given = record.given
-        if given is None or given.tensor.ndim != 4 or given.tensor.numel() >= record.output.tensor.numel():
+        if given is None or given.tensor.ndim != 4 or given.tensor.numel() >= record.moment.tensor.numel():
             return False
         if any(True for _ in self.modules[record.layer].parameters()):
             return False
-        before = self._read_as_grid(replace(record, output=given))
+        before = self._read_as_grid(replace(record, moment=given))
         return before is not None and _area(before) < _area(target)
 
     def _gradient(self, moment: _Moment) -> Tensor | None:
@@ -409,7 +397,7 @@ class _Probe:
 
     def _seen(self) -> str:
         outputs = [record for record in reversed(self.records) if not record.is_given]
-        shapes = dict.fromkeys(f"{r.layer} {tuple(r.output.tensor.shape[1:])}" for r in outputs)
+        shapes = dict.fromkeys(f"{r.layer} {tuple(r.moment.tensor.shape[1:])}" for r in outputs)
         return ", ".join(list(shapes)[:8]) or "no module that returns a tensor"
 
 
@@ -572,8 +560,8 @@ def _recording(model: nn.Module) -> Iterator[list[_Record]]:
             raise TargetError(NO_GRADIENT)
         return _Moment.of(tensor)
 
-    def add(layer: str, output: _Moment, given: _Moment | None = None) -> None:
-        records.append(_Record(layer, calls[layer], output, given))
+    def add(layer: str, moment: _Moment, given: _Moment | None = None) -> None:
+        records.append(_Record(layer, calls[layer], moment, given))
         calls[layer] += 1
 
     def before(layer: str, inputs: tuple[Any, ...]) -> None:

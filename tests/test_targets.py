@@ -866,3 +866,18 @@ def test_a_branch_of_a_frozen_part_is_a_branch() -> None:
     found, expected = Explainer(frozen)(pictures), Explainer(plain)(pictures)
     assert found.target == expected.target
     torch.testing.assert_close(found.signed, expected.signed)
+
+
+def test_a_layer_that_the_first_pass_makes_is_found() -> None:
+    class MadeLater(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Sequential(*features_of()), None
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(x)
+            if self.head is None:
+                self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(x.shape[1], 5)).eval()
+            return self.head(x)
+
+    assert find_target(MadeLater().eval(), (3, 32, 32)).layer == "body"
