@@ -209,6 +209,41 @@ def test_a_question_that_was_refused_may_be_put_again(browser: Browser, served: 
     page.close()
 
 
+# Of the stream by which answers come the end, once it is `ended`, waits for `end`.
+HELD_END = """
+const { fetch } = window
+const held = new Promise(resolve => { window.end = resolve })
+window.fetch = async (request, options) => {
+    const response = await fetch(request, options)
+    if (!String(request.url ?? request).includes('/queue/data')) return response
+    const transform = async (part, parts) => {
+        if (new TextDecoder().decode(part).includes('"close_stream"')) {
+            window.ended = true
+            await held
+        }
+        parts.enqueue(part)
+    }
+    return new Response(response.body.pipeThrough(new TransformStream({ transform })), response)
+}
+"""
+
+
+def test_a_picture_that_comes_as_the_first_answers_end_is_answered(browser: Browser, served: Served) -> None:
+    page = browser.new_page()
+    page.set_default_timeout(120_000)
+    page.add_init_script(HELD_END)
+    page.goto(served.url)
+    page.wait_for_function("window.ended")
+    with page.expect_response("**/queue/join?*") as response:
+        upload(page, LION)
+    response.value.finished()
+    page.evaluate("end()")
+    expect(page.locator(".answer")).to_have_count(5)
+    page.locator(".answer").nth(1).click()
+    expect(page.locator(".answer").nth(1)).to_have_attribute("aria-pressed", "true")
+    page.close()
+
+
 def test_what_is_taken_along_is_what_is_shown(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upload(page, LION)
     page.locator(".answer").nth(1).click()

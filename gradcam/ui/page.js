@@ -47,4 +47,35 @@
         }
     }
     new MutationObserver(tell).observe(document.body, { childList: true, subtree: true, attributeFilter: ['style'] })
+
+    // Answers come by a stream that the server ends when none is due. A question that it accepts just then, and whose
+    // receipt overtakes that end, would never be answered, since Gradio stops listening: instead the stream is had anew.
+    const { fetch } = window, due = new Set()
+    const listen = (request, stream) => {
+        let rest = '', anew = false
+        const messages = new TransformStream({
+            transform(text, page) {
+                const lines = (rest + text).split('\n')
+                rest = lines.pop()
+                for (const line of lines) {
+                    const [, what, event] = line.match(/^data: {"msg":"(\w+)","event_id":"?(\w+)/) ?? []
+                    if (what === 'process_completed') due.delete(event)
+                    if (what === 'close_stream' && due.size) anew = true
+                    else page.enqueue(line + '\n')
+                }
+            },
+            async flush(page) {
+                if (!anew) return
+                const { body } = await window.fetch(request)
+                await body.pipeThrough(new TextDecoderStream()).pipeTo(new WritableStream({ write: text => page.enqueue(text) }))
+            },
+        })
+        const body = stream.body.pipeThrough(new TextDecoderStream()).pipeThrough(messages)
+        return new Response(body.pipeThrough(new TextEncoderStream()), stream)
+    }
+    window.fetch = async (request, options) => {
+        const response = await fetch(request, options), { pathname } = new URL(request.url ?? request, location)
+        if (response.ok && pathname.endsWith('/queue/join')) due.add((await response.clone().json()).event_id)
+        return response.ok && pathname.endsWith('/queue/data') ? listen(request, response) : response
+    }
 }
