@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import cv2
 import numpy as np
@@ -384,10 +385,15 @@ def test_a_list_is_searched_by_a_click_and_typing(visit: Visit) -> None:
 
 
 def test_an_uploaded_picture_leaves_no_class_in_the_address(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     upload(page, CHEETAH.with_name("cheetah1.jpg"))
     page.locator(".answer").nth(1).click()
     page.get_by_role("tab", name="Why this and not that").click()
     page.wait_for_url("**/?model=efficientnet_lite0&method=gradcam&tab=compare")
+    this, that = page.locator("#compare figcaption b").all_inner_texts()[:2]
+    page.locator(".question .copy").first.click()  # which says all
+    asked = urlencode({"class": this, "method": "gradcam", "tab": "compare", "rival": that})
+    assert clipboard(page).endswith(f"/?model=efficientnet_lite0&{asked}")
     page.reload()
     upload(page, LION)
     expect(page.locator("#compare figcaption b").first).to_have_text("lion")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import gradio as gr
 import numpy as np
@@ -173,14 +173,18 @@ class Found:
 def test_a_link_says_all_that_was_chosen(
     models: Models, subject: Subject, example: str | None, more: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The picture only where it is an example: a visitor's own is nobody else's."""
-    queries: list[str] = []
-    monkeypatch.setattr("gradcam.ui.markup.link", lambda query: queries.append(query) or "the link")
+    """The picture only if it is an example; the address bar keeps no class of a visitor's own."""
+    links: list[tuple[str, str]] = []
+    monkeypatch.setattr("gradcam.ui.markup.link", lambda *link: links.append(link) or "the link")
     rail: Any = type("Rail", (), {"examples": Found(Path("somewhere", example) if example else None)})
     assert save.link(rail, subject.seen(models), subject, **more) == "the link"
-    (query,) = queries
+    ((query, kept),) = links
     assert query.startswith("?")
     expected = {"picture": "groot is here"} if example else {}
     expected |= {"model": "mine", "class": LABELS[subject.class_], "method": subject.method}
     expected |= {"layer": "3"} if subject.layer else {}
-    assert parse_qsl(query[1:], strict_parsing=True) == list((expected | more).items())
+    expected |= more
+    assert parse_qsl(query[1:], strict_parsing=True) == list(expected.items())
+    if not example:
+        expected = {name: value for name, value in expected.items() if name not in ("class", "rival")}
+    assert kept == f"?{urlencode(expected)}"

@@ -196,9 +196,9 @@ def code(lines: str) -> str:
     return f'<pre class="code"><code>{escape(lines)}</code></pre>{_copy("Copy", lines)}'
 
 
-def link(query: str) -> str:
-    """A button that copies the address which brings this state back."""
-    return f'<div class="link" data-query="{escape(query)}">{_copy("Copy link", query)}</div>'
+def link(query: str, kept: str) -> str:
+    """A button that copies the address which brings this state back, and what the address bar keeps of it."""
+    return f'<div class="link" data-query="{escape(kept)}">{_copy("Copy link", query)}</div>'
 
 
 def _copy(title: str, text: str) -> str:

@@ -113,14 +113,14 @@ def described(seen: Seen, subject: Subject) -> dict[str, Any]:
 
 
 def link(rail: Rail, seen: Seen, subject: Subject, **more: str) -> str:
-    """A link to this state, and to what `more` says of a tab; only an example comes along, and with it its classes."""
+    """A link to this state, and to what `more` says of a tab. Of the pictures only an example comes along."""
     example = rail.examples.find(subject.picture)
     query = {"picture": example.path.stem} if example else {}
     query |= {"model": subject.model, "class": seen.inspection.classifier.labels[subject.class_]}
     query |= {"method": subject.method} | ({"layer": subject.layer} if subject.layer else {}) | more
-    if not example:  # another picture would be asked for the classes of this one
-        query = {name: value for name, value in query.items() if name not in ("class", "rival")}
-    return markup.link(f"?{urlencode(query)}")
+    # After a reload another picture would be asked for the classes of this one.
+    kept = query if example else {name: value for name, value in query.items() if name not in ("class", "rival")}
+    return markup.link(f"?{urlencode(query)}", f"?{urlencode(kept)}")
 
 
 def _python(models: Models, seen: Seen, subject: Subject, look: Look) -> str:
