@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from gradcam.ui import launch
-
 
 def main(
     model: Annotated[str | None, typer.Option(help="A bundled model, or any of timm's by name.")] = None,
@@ -26,6 +24,8 @@ def main(
     if auth is not None and not (user and password):
         raise SystemExit("--auth takes a name and a password with a colon between them, such as --auth me:secret.")
     try:
+        from gradcam.ui import launch  # which takes seconds: an interrupt meanwhile is answered below
+
         launch(
             model,
             labels=labels,
@@ -41,6 +41,8 @@ def main(
         )
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

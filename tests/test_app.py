@@ -262,6 +262,19 @@ def test_an_interrupt_ends_the_program_quietly() -> None:
     assert (program.returncode, errors) == (0, "")
 
 
+def test_an_interrupt_before_the_page_is_there_is_as_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys, app; assert not {'gradcam', 'torch', 'gradio'} & set(sys.modules)"  # which take seconds
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradcam.ui.launch", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == 130
+
+
 def test_a_script_waits_and_a_notebook_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[gradio.Blocks] = []
     monkeypatch.setattr(gradio.Blocks, "block_thread", lambda page: waits.append(page))

@@ -41,7 +41,7 @@ NOTHING = dict.fromkeys(FLAGS) | {"share": False, "public": False, "desktop": Fa
 @pytest.mark.parametrize("name", FLAGS)
 def test_every_flag_is_handed_to_launch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[dict[str, Any]] = []
-    monkeypatch.setattr(app, "launch", lambda model, **flags: handed.append({"model": model} | flags))
+    monkeypatch.setattr("gradcam.ui.launch", lambda model, **flags: handed.append({"model": model} | flags))
     program = typer.Typer()
     program.command()(app.main)
     value = FLAGS[name]
