@@ -28,7 +28,7 @@ from playwright.sync_api import Page, expect
 from test_page import choose, forward_passes, upload
 
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:gradio\.queueing")
-LION = EXAMPLES[1]
+CHEETAH, LION = EXAMPLES[:2]
 
 
 def compare(page: Page) -> None:
@@ -70,6 +70,16 @@ def test_two_classes_and_their_difference_from_one_pass(page: Page, served: Serv
     strength = f"at most {against.map('chow').max() / result.map('chow').max():.0%}".replace("%", " %")
     details = page.locator("#compare figcaption span")
     expect(details).to_have_text([*chances, " to ".join(chances), f"{strength} as strong as for it"])
+
+
+def test_what_says_little_or_nothing_says_so(visit: Callable[..., Page]) -> None:
+    against = visit("?picture=cheetah&class=cheetah&rival=lion&tab=compare")
+    expect(against.locator("#compare figcaption span").last).to_have_text("nothing speaks against it")
+    page = visit("?picture=cheetah&class=lion&rival=cheetah&tab=compare")
+    result = gradcam.explain(CHEETAH, gradcam.load("efficientnet_lite0"), ["lion", "cheetah", ("lion", "cheetah")])
+    strength = f"{100 * result.map(('lion', 'cheetah')).max() / result.full:.1f} %"
+    sentence = f"Little speaks for “lion” rather than “cheetah”: at most {strength} of the full scale."
+    expect(page.locator(".hint:visible")).to_have_text(sentence)
 
 
 def test_a_class_is_not_compared_with_itself(visit: Callable[..., Page]) -> None:

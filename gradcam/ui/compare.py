@@ -7,7 +7,7 @@ import gradio as gr
 from ..errors import ModelError
 from ..methods import METHODS
 from . import markup, save
-from .explain import choices
+from .explain import WEAK, choices
 from .look import Look
 from .models import Models, Seen
 from .rail import Rail, Subject, Updates, method_title
@@ -124,14 +124,18 @@ def _panels(seen: Seen, subject: Subject, this: int, that: int, truth: str, look
     title = f"{labels[this]} rather than {labels[that]}"
     chances = " to ".join(markup.percent(probabilities[index]) for index in (this, that))
     figures.append((look.draw(*seen.screen, difference, result.full), title, chances))
-    share = (
-        f"at most {against.max() / full:.0%} as strong as for it".replace("%", " %")
-        if full
-        else "nothing speaks for it"
-    )
+    if against.max() <= 0:
+        share = "nothing speaks against it"
+    elif full:
+        share = f"at most {against.max() / full:.0%} as strong as for it".replace("%", " %")
+    else:
+        share = "nothing speaks for it"
     figures.append((look.draw(*seen.screen, against, full), f"Against {labels[this]}", share))
-    advice = ""
+    asked, advice = f"“{labels[this]}” rather than “{labels[that]}”", ""
     if difference.max() <= 0:
-        advice = f"Nothing at {seen.inspection.target.layer} speaks for “{labels[this]}” rather than “{labels[that]}”."
+        advice = f"Nothing at {seen.inspection.target.layer} speaks for {asked}."
+    elif difference.max() < WEAK * result.full:
+        strength = markup.percent(difference.max() / result.full)
+        advice = f"Little speaks for {asked}: at most {strength} of the full scale."
     legend = markup.legend(look.bar, "full scale", seen.screen[1].cropped)
     return markup.panels(figures) + legend + markup.small(SCALES.format(labels[this])), advice
