@@ -749,6 +749,21 @@ def test_what_a_module_is_given_agrees_with_the_slow_oracle(tokens: bool, in_pla
             assert_close(signed, expected)
 
 
+def test_a_network_that_works_in_place_on_its_pictures_is_explained_where_a_module_is_given_something():
+    class Dimmed(Given):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(0.5))
+
+    torch.manual_seed(0)
+    plain, dimmed = Given(False, False).eval(), Dimmed(False, False).eval()
+    dimmed.load_state_dict(plain.state_dict())
+    images = pictures(2, (3, 32, 24))
+    expected = Explainer(plain, layer="second:input")(images * 0.5, "top3")
+    explanation = Explainer(dimmed, layer="second:input")(images, "top3")
+    assert_close(explanation.signed, expected.signed)
+    assert images.equal(pictures(2, (3, 32, 24)))
+
+
 def test_an_overridden_call_is_called():
     class Scaled(nn.Sequential):
         def __call__(self, x: Tensor) -> Tensor:

@@ -881,3 +881,18 @@ def test_a_layer_that_the_first_pass_makes_is_found() -> None:
             return self.head(x)
 
     assert find_target(MadeLater().eval(), (3, 32, 32)).layer == "body"
+
+
+def test_the_picture_is_not_taken_for_what_two_layers_of_it_add_up_to() -> None:
+    """At the picture's own size all is a branch of the picture, and the last layer stays."""
+
+    class Edges(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.across, self.down = nn.Conv2d(3, 8, (1, 3), padding=(0, 1)), nn.Conv2d(3, 8, (3, 1), padding=(1, 0))
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((x.repeat(1, 3, 1, 1)[:, :8] + self.across(x) + self.down(x)).relu().mean((2, 3)))
+
+    assert find_target(Edges().eval(), (3, 16, 16)).layer == "down"
