@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import Served
-from PIL import Image
+from PIL import Image, ImageOps
 
 import gradcam
 from gradcam.ui.models import Seen
@@ -142,8 +142,10 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def test_a_picture_that_replaces_another_is_asked_about_once(
-    page: Page, served: Served, monkeypatch: pytest.MonkeyPatch
+    page: Page, served: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    mirrored = tmp_path / "mirrored.png"  # no other test shows it to a network
+    ImageOps.mirror(Image.open(CHEETAH)).save(mirrored)
     upload(page, LION)
     large = page.locator(".comparison .evidence")
     expect(large).to_have_attribute("alt", "Where the evidence for lion is")
@@ -151,7 +153,7 @@ def test_a_picture_that_replaces_another_is_asked_about_once(
     page.on("request", lambda request: questions.append(request.url) if "/queue/join" in request.url else None)
     with forward_passes(served) as passes:
         with held(monkeypatch) as waits:
-            upload(page, CHEETAH)
+            upload(page, mirrored)
             assert waits.wait(60)
             expect(page.locator("#busy .pending")).to_have_count(1)  # shown until the answer is there
         expect(large).to_have_attribute("alt", "Where the evidence for cheetah is")
