@@ -126,6 +126,8 @@ def _panels(seen: Seen, subject: Subject, this: int, that: int, truth: str, look
     figures.append((look.draw(*seen.screen, difference, result.full), title, chances))
     if against.max() <= 0:
         share = "nothing speaks against it"
+    elif full and against.max() < 0.005 * full:  # which would round to 0 %
+        share = "next to nothing speaks against it"
     elif full:
         share = f"at most {against.max() / full:.0%} as strong as for it".replace("%", " %")
     else:
