@@ -183,6 +183,16 @@ def test_passes_at_earlier_layers_are_kept_for_the_latest_picture_only() -> None
     assert loaded.see(cheetah, "stage1") is not early
 
 
+@pytest.mark.parametrize(("layer", "kept"), [("stage3", True), ("stage3:input", False)])
+def test_passes_with_a_graph_of_the_whole_network_are_kept_for_the_latest_picture_only(layer: str, kept: bool) -> None:
+    """As at what a module is given, where that is the layer that is found."""
+    loaded = Loaded(Models().get("cifar10").classifier, Target(layer, "NCHW", (8, 8), 480))
+    cheetah, lion = EXAMPLES[:2]
+    first = loaded.see(cheetah)
+    loaded.see(lion)
+    assert (loaded.see(cheetah) is first) is kept
+
+
 def test_stages_are_found_once_for_each_model_and_hold_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (Loaded(Models().get("cifar10").classifier) for _ in range(2))
     begun: list[Loaded] = []

@@ -104,8 +104,10 @@ class Loaded:
         go_on()
         seen = Seen(partial(self.inspect, picture, layer))
         with self._lock:
-            # At an earlier layer the graph may hold most of the network: only the latest picture keeps such passes.
-            for other in [other for other in self._seen if other[1] is not None and other[0] != picture]:
+            # At an earlier layer the graph may hold most of the network, and at what a module is given it holds all of
+            # it: only the latest picture keeps such passes.
+            whole = self.target is not None and self.target.is_given
+            for other in [other for other in self._seen if (whole or other[1] is not None) and other[0] != picture]:
                 del self._seen[other]
             self._seen[key] = seen
             while len(self._seen) > 1 and (len(self._seen) > MOST_PICTURES or self._pixels() > MOST_PIXELS):
