@@ -84,9 +84,10 @@ class ForwardPass:
 class Explainer:
     """Explains the answers of an image classifier, any `torch.nn.Module` that maps (B, C, H, W) to logits.
 
-    `layer` names the module whose output is explained; by default it is found (see `targets`). `method` is a key of
-    METHODS. `input_size` (C, H, W), where it is not known from the model's own configuration (timm's), tells the size
-    of the pictures to come, so that `target` is known at once.
+    `layer` names the module whose output is explained, or with ":input" behind the name the one whose input is; by
+    default it is found (see `targets`). `method` is a key of METHODS. `input_size` (C, H, W), where it is not known
+    from the model's own configuration (timm's), tells the size of the pictures to come, so that `target` is known at
+    once.
 
     The model is read, never changed, and may be shared between threads. One that was compiled, or spread over GPUs, is
     explained without that. Raises ValueError for an unknown method or a model in training mode, and TargetError when

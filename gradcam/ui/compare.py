@@ -19,7 +19,7 @@ SCALES = (
 OWN_SCALES = "For “{}”, each map on its own scale, since the methods measure in different units: compare places."
 
 
-class Asked(NamedTuple):
+class Compared(NamedTuple):
     """The question that was answered last, and what was wrong with the link that brought it."""
 
     subject: Subject
@@ -38,10 +38,10 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
     panels = gr.HTML(markup.small(EMPTY), apply_default_css=False, elem_id="compare")
     with gr.Accordion("All methods", open=False) as folded:
         grid = gr.HTML(apply_default_css=False, elem_id="methods")
-    compared = gr.State()  # Asked, or None
+    compared = gr.State()  # Compared, or None
 
     def show(
-        subject: Subject | None, asked: Asked | None, this: int, that: int, wanted: str | None, *look: Any
+        subject: Subject | None, asked: Compared | None, this: int, that: int, wanted: str | None, *look: Any
     ) -> Updates:
         if subject is None:
             nothing = gr.update(choices=[], value=None)
@@ -65,7 +65,7 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
             updates |= {class_: this, rival: that}
         elif (subject, this, that) == asked[:3]:  # only its look is another
             problem = asked.problem
-        updates[compared] = Asked(subject, this, that, problem)
+        updates[compared] = Compared(subject, this, that, problem)
         if this == that:
             return updates | {hint: markup.notice("Choose two different classes.", "hint"), panels: "", link: ""}
         drawn, advice = _panels(seen, subject, this, that, truth, Look(*look))
@@ -76,7 +76,7 @@ def build(rail: Rail, models: Models, looks: list[Any], tab: gr.Tab, others: lis
             link: save.link(rail, seen, subject._replace(class_=this), tab="compare", rival=label),
         }
 
-    def show_methods(asked: Asked | None, *look: Any) -> Updates:
+    def show_methods(asked: Compared | None, *look: Any) -> Updates:
         if asked is None:
             return {grid: ""}
         seen, this, chosen = asked.subject.seen(models), asked.this, Look(*look)
